@@ -1,0 +1,77 @@
+"""Where things are and how they are reached: environment first, embedded defaults otherwise."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+
+def default_home() -> Path:
+    """`GRIDWATCH_HOME`, else /var/lib/gridwatch as root (the database drops root and must reach it), else XDG data."""
+    if given := os.environ.get("GRIDWATCH_HOME"):
+        return Path(given).expanduser().absolute()
+    if os.geteuid() == 0:
+        return Path("/var/lib/gridwatch")
+    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share") / "gridwatch"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One object for all processes; children get it through the environment they inherit."""
+
+    home: Path = field(default_factory=default_home)
+    streams: Path = Path("streams.yaml")
+    grids: Path = Path("grids.geojson")
+    host: str = "127.0.0.1"
+    port: int = 8480
+    database_url: str | None = None  # None: embedded PostgreSQL
+    mqtt_url: str | None = None  # None: embedded broker
+    mqtt_port: int = 8483
+    lang: str = "zh"
+    timezone: str = "Asia/Shanghai"
+
+    @classmethod
+    def from_environment(cls, **changes: object) -> Settings:
+        """Settings from `GRIDWATCH_*`, with `changes` (command line options that are not None) on top."""
+        env = os.environ
+        found: dict[str, object] = {
+            "home": default_home(),
+            "streams": Path(env.get("GRIDWATCH_STREAMS", "streams.yaml")).absolute(),
+            "grids": Path(env.get("GRIDWATCH_GRIDS", "grids.geojson")).absolute(),
+            "host": env.get("GRIDWATCH_HOST", "127.0.0.1"),
+            "port": int(env.get("GRIDWATCH_PORT", "8480")),
+            "database_url": env.get("GRIDWATCH_DATABASE_URL") or None,
+            "mqtt_url": env.get("GRIDWATCH_MQTT_URL") or None,
+            "mqtt_port": int(env.get("GRIDWATCH_MQTT_PORT", "8483")),
+            "lang": env.get("GRIDWATCH_LANG", "zh"),
+            "timezone": env.get("GRIDWATCH_TIMEZONE", "Asia/Shanghai"),
+        }
+        found.update({k: v for k, v in changes.items() if v is not None})
+        return cls(**found)  # type: ignore[arg-type]
+
+    @property
+    def zone(self) -> ZoneInfo:
+        """The town's time zone: days, hours and working time are in it."""
+        return ZoneInfo(self.timezone)
+
+    @property
+    def evidence(self) -> Path:
+        """Content-addressed pictures."""
+        return self.home / "evidence"
+
+    @property
+    def spools(self) -> Path:
+        """What waits on disk for the database: one SQLite file a writer."""
+        return self.home / "spool"
+
+    @property
+    def secrets(self) -> Path:
+        """0700: passwords that the program made for itself."""
+        return self.home / "secrets"
+
+    @property
+    def run(self) -> Path:
+        """Local sockets; kept short, since a socket path ends at 107 bytes."""
+        return self.home / "run"
