@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
+from ingest.errors import GridwatchError
+
 
 def default_home() -> Path:
     """`GRIDWATCH_HOME`, else /var/lib/gridwatch as root (the database drops root and must reach it), else XDG data."""
@@ -15,6 +17,13 @@ def default_home() -> Path:
     if os.geteuid() == 0:
         return Path("/var/lib/gridwatch")
     return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share") / "gridwatch"
+
+
+def _port(name: str, default: str) -> int:
+    value = os.environ.get(name) or default
+    if not value.isdigit() or not 0 <= int(value) <= 65535:
+        raise GridwatchError("settings.bad", name=name, value=value, expected="0 … 65535")
+    return int(value)
 
 
 @dataclass(frozen=True)
@@ -34,22 +43,48 @@ class Settings:
 
     @classmethod
     def from_environment(cls, **changes: object) -> Settings:
-        """Settings from `GRIDWATCH_*`, with `changes` (command line options that are not None) on top."""
+        """Settings from `GRIDWATCH_*`, with `changes` (command line options that are not None) on top.
+
+        Raises:
+            GridwatchError: `settings.bad`, naming the variable.
+        """
         env = os.environ
         found: dict[str, object] = {
             "home": default_home(),
             "streams": Path(env.get("GRIDWATCH_STREAMS", "streams.yaml")).absolute(),
             "grids": Path(env.get("GRIDWATCH_GRIDS", "grids.geojson")).absolute(),
             "host": env.get("GRIDWATCH_HOST", "127.0.0.1"),
-            "port": int(env.get("GRIDWATCH_PORT", "8480")),
+            "port": _port("GRIDWATCH_PORT", "8480"),
             "database_url": env.get("GRIDWATCH_DATABASE_URL") or None,
             "mqtt_url": env.get("GRIDWATCH_MQTT_URL") or None,
-            "mqtt_port": int(env.get("GRIDWATCH_MQTT_PORT", "8483")),
+            "mqtt_port": _port("GRIDWATCH_MQTT_PORT", "8483"),
             "lang": env.get("GRIDWATCH_LANG", "zh"),
             "timezone": env.get("GRIDWATCH_TIMEZONE", "Asia/Shanghai"),
         }
+        try:
+            ZoneInfo(str(found["timezone"]))
+        except (KeyError, ValueError, OSError) as error:
+            raise GridwatchError(
+                "settings.bad", name="GRIDWATCH_TIMEZONE", value=found["timezone"], expected="Asia/Shanghai …"
+            ) from error
         found.update({k: v for k, v in changes.items() if v is not None})
         return cls(**found)  # type: ignore[arg-type]
+
+    def environment(self) -> dict[str, str]:
+        """What a child process needs to come to the same settings by `from_environment`."""
+        given = {
+            "GRIDWATCH_HOME": str(self.home),
+            "GRIDWATCH_STREAMS": str(self.streams),
+            "GRIDWATCH_GRIDS": str(self.grids),
+            "GRIDWATCH_HOST": self.host,
+            "GRIDWATCH_PORT": str(self.port),
+            "GRIDWATCH_DATABASE_URL": self.database_url or "",
+            "GRIDWATCH_MQTT_URL": self.mqtt_url or "",
+            "GRIDWATCH_MQTT_PORT": str(self.mqtt_port),
+            "GRIDWATCH_LANG": self.lang,
+            "GRIDWATCH_TIMEZONE": self.timezone,
+        }
+        return given
 
     @property
     def zone(self) -> ZoneInfo:
@@ -70,6 +105,21 @@ class Settings:
     def secrets(self) -> Path:
         """0700: passwords that the program made for itself."""
         return self.home / "secrets"
+
+    @property
+    def pictures(self) -> Path:
+        """The last keyframe of each camera, one JPEG file a camera."""
+        return self.run / "pictures"
+
+    @property
+    def tap_socket(self) -> Path:
+        """Where the ingest worker gives packets to the media process."""
+        return self.run / "tap.sock"
+
+    @property
+    def media_socket(self) -> Path:
+        """Where the media process answers the API process."""
+        return self.run / "media.sock"
 
     @property
     def run(self) -> Path:
