@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -113,7 +114,7 @@ def _models_in(annotation: Any) -> Iterable[type[BaseModel]]:
 
 
 def shown(value: Any) -> str:
-    """A user's value in a sentence: short, on one line."""
+    """A user's value in a sentence: short, on one line, without a password that stands in the wrong place."""
     text = value if isinstance(value, str) else repr(value)
-    text = " ".join(text.split())
+    text = re.sub(r"://\S*@", "://***@", " ".join(text.split()))
     return text if len(text) <= 60 else text[:57] + "…"

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from ingest.camera import Camera, ObjectClass, Rule, Zone, first_twice
@@ -50,6 +50,7 @@ class Streams(BaseModel):
     synthetic: bool = Field(default=False, description="true: an invented town, no real place or person")
     timezone: str = Field(default="Asia/Shanghai", description="IANA name; active hours are in it")
     cameras: list[Camera]
+    _lines: dict[str, int] = PrivateAttr(default_factory=dict)
 
     @field_validator("timezone")
     @classmethod
@@ -76,6 +77,10 @@ class Streams(BaseModel):
             if camera.id == camera_id:
                 return camera
         raise KeyError(camera_id)
+
+    def line(self, camera_id: str) -> int:
+        """The line of a camera's id in the file that it was read from; 1 if it was made otherwise."""
+        return self._lines.get(camera_id, 1)
 
     @property
     def zone_info(self) -> ZoneInfo:
@@ -120,6 +125,7 @@ def read_streams(
     except ValidationError as error:
         problems += problems_of(error, source, (), Streams, None)
         streams = Streams(cameras=cameras)
+    streams._lines.update(first_line)
     return streams, sorted(problems, key=lambda problem: problem.line)
 
 
