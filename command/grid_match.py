@@ -71,8 +71,6 @@ class GridIndex:
 
     def _to_nearest(
         self,
-        places = np.column_stack((lons, lats)).astype(np.float64)
-        places[~np.isfinite(places).all(axis=1)] = np.nan  # an empty point: in no grid, near none
         points: NDArray[np.object_],
         villages: Sequence[str | None],
         found: NDArray[np.intp],
