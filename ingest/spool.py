@@ -22,7 +22,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from ingest.bell import Bell
+from ingest.bell import Bell as Bell  # one import for who writes a spool
 from ingest.disk_reserve import DiskReserve
 from ingest.errors import GridwatchError
 from ingest.event import new_id
