@@ -34,7 +34,6 @@ from analytics.schedule import LookSchedule
 from ingest.access_unit import AccessUnit
 from ingest.camera import Camera
 from ingest.clock import Clock, SystemClock
-from ingest.errors import GridwatchError
 from ingest.event import Event
 
 log = logging.getLogger(__name__)
@@ -237,8 +236,8 @@ class Watcher:
                     if event.state != "closed":
                         self._remember(event)
                     self._emit(event)
-                except (OSError, GridwatchError) as error:
-                    log.error("events wait in memory", extra={"waiting": len(self._untold), "why": str(error)})
+                except Exception as error:  # whatever the reason: an event is never dropped
+                    log.error("events wait in memory", extra={"waiting": len(self._untold), "why": repr(error)})
                     return
                 self._untold.popleft()
                 if event.state == "closed":
