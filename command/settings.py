@@ -72,7 +72,7 @@ class Settings:
 
     def environment(self) -> dict[str, str]:
         """What a child process needs to come to the same settings by `from_environment`."""
-        given = {
+        return {
             "GRIDWATCH_HOME": str(self.home),
             "GRIDWATCH_STREAMS": str(self.streams),
             "GRIDWATCH_GRIDS": str(self.grids),
@@ -84,7 +84,6 @@ class Settings:
             "GRIDWATCH_LANG": self.lang,
             "GRIDWATCH_TIMEZONE": self.timezone,
         }
-        return given
 
     @property
     def zone(self) -> ZoneInfo:
