@@ -41,6 +41,7 @@ CREATE TABLE events (
     started_at  timestamptz NOT NULL,
     epoch       bigint NOT NULL,                     -- last writer wins by (epoch, number)
     number      bigint NOT NULL,
+    revision    integer NOT NULL DEFAULT 1,          -- statements that were applied; 1 means just opened
     state       text NOT NULL CHECK (state IN ('opened', 'updated', 'closed')),
     code        text NOT NULL,
     camera_id   text,
@@ -59,12 +60,16 @@ CREATE TABLE events (
     place_from  text NOT NULL,
     grid_id     text,
     grid_match  text CHECK (grid_match IN ('inside', 'nearest', 'none')),
+    village     text,                                -- the grid's, else the camera's
     evidence    jsonb NOT NULL DEFAULT '[]',
     attributes  jsonb NOT NULL DEFAULT '{}',
     PRIMARY KEY (started_at, id)
 );
-CREATE INDEX events_camera ON events (camera_id, started_at DESC);
-CREATE INDEX events_grid ON events (grid_id, started_at DESC);
+CREATE INDEX events_camera ON events (camera_id, started_at DESC, id DESC);
+CREATE INDEX events_grid ON events (grid_id, started_at DESC, id DESC);
+CREATE INDEX events_village ON events (village, started_at DESC, id DESC);
+CREATE INDEX events_code ON events (code, started_at DESC, id DESC);
+CREATE INDEX events_going_on ON events (started_at DESC, id DESC) WHERE state <> 'closed';
 CREATE INDEX events_id ON events (id);
 
 CREATE TABLE cases (
@@ -123,7 +128,8 @@ CREATE TABLE tasks (
     due_at      timestamptz
 );
 CREATE UNIQUE INDEX tasks_one_lead ON tasks (case_id) WHERE is_lead AND state NOT IN ('done', 'refused', 'recalled', 'expired');
-CREATE INDEX tasks_person ON tasks (person_id, offered_at DESC);
+CREATE INDEX tasks_person ON tasks (person_id, offered_at DESC, task_id DESC);
+CREATE INDEX tasks_offered ON tasks (offered_at DESC, task_id DESC);
 CREATE INDEX tasks_case ON tasks (case_id);
 
 CREATE TABLE task_steps (
