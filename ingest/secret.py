@@ -16,8 +16,8 @@ _PASSWORD_IN_PATH = re.compile(r"((?:password|passwd|pass|pwd|token)=)[^&;/?#]+"
 def redact_url(url: str) -> str:
     """`url` with user and password replaced by `***`; safe for logs, pages and error sentences.
 
-    Takes anything: of a text that is no URL, all before the last `@` is hidden, since an unescaped `/` or `#` in a
-    password moves the place where a parser would look for it.
+    Takes anything. All before an `@` in the path is hidden too, since an unescaped `/` in a password moves the place
+    where a parser would look for it: rather too much hidden than too little.
     """
     scheme, mark, rest = url.partition("://")
     if not mark:
@@ -43,7 +43,7 @@ def url_fault(url: str) -> str | None:
         return "scheme"
     netloc = re.split(r"[/?#]", rest, maxsplit=1)[0]
     host = netloc.rpartition("@")[2]
-    if not host or host.startswith(":"):
+    if not host or re.fullmatch(r":\d*", host):
         return "host"
     if not _names_a_host(host):
         # "user:pa/ss@host" leaves "user:pa" here: the password needs its special characters percent-encoded.

@@ -22,7 +22,7 @@ from ingest.errors import GridwatchError, sentence
 Place = tuple[str | int, ...]
 
 _MAX_BYTES = 64 * 2**20
-_MAX_NODES = 2_000_000  # a few lines of YAML aliases can stand for billions of values
+_MAX_NODES = 500_000  # a few lines of YAML aliases can stand for billions of values
 _MAX_DEPTH = 60
 
 
