@@ -59,11 +59,12 @@ async def main(settings: Settings, stop: asyncio.Event) -> None:
     patrollers = [DemoPatroller(settings, person, float(accept_s), float(report_s)) for person in people]
     running = [asyncio.create_task(one.device.run(), name=one.device.person_id) for one in patrollers]
     stopping = asyncio.create_task(stop.wait())
-    done, _ = await asyncio.wait({stopping, *running}, return_when=asyncio.FIRST_COMPLETED)
-    for task in running:
+    await asyncio.wait([stopping, *running], return_when=asyncio.FIRST_COMPLETED)
+    failed = [task for task in running if task.done()]
+    for task in [stopping, *running]:
         task.cancel()
-    await asyncio.wait({stopping, *running}, timeout=3) if stop.is_set() else None
-    for task in done - {stopping}:
+    await asyncio.wait(running, timeout=3)
+    for task in failed:
         task.result()  # a refused account is an error that a person must see
 
 
