@@ -29,6 +29,8 @@ READER_MAX_BYTES = 16_000_000
 BURST_MAX_UNITS = 320
 BURST_MAX_BYTES = 6_000_000  # a longer GOP is not replayed: its keyframe shows until the next one comes
 _REOPEN_FIRST_S, _REOPEN_CAP_S = 0.2, 3.0
+LIVE_WITHIN_S = 5.0  # a stream whose newest picture is older is not live (the links' least time to "stalled")
+REPLAY_WITHIN_S = 1.0  # browsers ask for a keyframe after about 3 s without a picture
 _REPLAY_ROOM = 2_700  # ticks that are surely free before the next live frame (30 ms)
 
 
@@ -41,6 +43,7 @@ class LiveReader:
         self._queued_bytes = 0
         self._wake = asyncio.Event()
         self._needs_keyframe = True
+        self._losing = False  # between an overflow and the next keyframe
         self._last_timestamp = -(1 << 62)
         self._error: GridwatchError | None = None
         self.dropped_units = 0
@@ -65,12 +68,16 @@ class LiveReader:
         """Whether more units are waiting."""
         return bool(self._queue)
 
-    def restart(self) -> None:
+    def restart(self, within_s: float = LIVE_WITHIN_S) -> None:
         """Continue at the newest keyframe now instead of waiting for the camera's next one.
 
         Used at the beginning and when a viewer's decoder has lost its references: a camera cannot be asked for a
         keyframe, but the cached GOP holds one. Frames up to the live one get a spacing that shows them in an instant.
+        Nothing happens when the newest picture is older than `within_s`: browsers ask for keyframes also when a camera
+        stands still, and a replay would show the past as now, again and again.
         """
+        if self._source.age_s > within_s:
+            return
         gop = self._source.gop
         if not gop:
             return
@@ -89,13 +96,14 @@ class LiveReader:
     def offer(self, unit: PackedUnit) -> None:
         """Called by the source for every unit."""
         if unit.is_keyframe:
-            self._needs_keyframe = False
+            self._needs_keyframe = self._losing = False
         elif self._needs_keyframe:
+            self.dropped_units += self._losing
             return
         if len(self._queue) >= READER_MAX_UNITS + BURST_MAX_UNITS or self._queued_bytes > READER_MAX_BYTES:
             self._drop_queue()
             if not unit.is_keyframe:
-                self._needs_keyframe = True
+                self._needs_keyframe = self._losing = True
                 self.dropped_units += 1
                 return
         self._put(unit, max(unit.timestamp, self._last_timestamp + 1))
@@ -132,27 +140,34 @@ class LiveSource:
         self._clock = clock
         self._timeline = Timeline()
         self._format: StreamFormat | None = None
-        self._state_changed = asyncio.Event()
+        self._newest_s = float("-inf")  # when the newest unit was received, monotonic
+        self._changed = asyncio.Event()
         self._error: GridwatchError | None = None
         self._readers: set[LiveReader] = set()
         self._task = asyncio.create_task(self._run(), name=f"live {camera}/{stream}")
 
     async def playable_format(self, within_s: float) -> StreamFormat:
-        """Wait for the first picture and return its format.
+        """Wait for a picture that is live and return its format.
 
         Raises:
             GridwatchError: `wall.not_live` after `within_s`, the worker's own error, or why WebRTC cannot carry it.
         """
         try:
             async with asyncio.timeout(within_s):
-                while self._format is None and self._error is None:
-                    await self._state_changed.wait()
+                while self._error is None and self.age_s > LIVE_WITHIN_S:
+                    self._changed.clear()
+                    await self._changed.wait()
         except TimeoutError:
             raise GridwatchError("wall.not_live", camera=self.camera, stream=self.stream) from None
         if self._error is not None:
             raise self._error
         assert self._format is not None
         return self._format
+
+    @property
+    def age_s(self) -> float:
+        """Seconds since the newest unit came from the camera; infinite before the first."""
+        return self._clock.monotonic_s() - self._newest_s
 
     def join(self) -> LiveReader:
         """A new reader at the newest keyframe (or waiting for the first one)."""
@@ -217,13 +232,14 @@ class LiveSource:
         else:
             self.gop[-1] = packed
         self.units += 1
+        self._newest_s = unit.received_s
+        self._changed.set()
         for reader in self._readers:
             reader.offer(packed)
 
     def _set_error(self, error: GridwatchError | None) -> None:
         self._error = error
-        self._state_changed.set()
-        self._state_changed = asyncio.Event()
+        self._changed.set()
 
 
 UNPLAYABLE_CODES = frozenset({"wall.h265", "wall.b_frames"})

@@ -103,7 +103,7 @@ def create_media_app(
             await sessions.close()
 
     # PATCH (trickle ICE, ICE restart) is answered 405 by the router: the answer holds all candidates already.
-    return Starlette(
+    app = Starlette(
         routes=[
             Route("/whep/sessions/{session}", end, methods=["DELETE"]),
             Route("/whep/{camera}/{stream}", start, methods=["POST"]),
@@ -111,6 +111,8 @@ def create_media_app(
         ],
         lifespan=lifespan,
     )
+    app.state.sessions = sessions
+    return app
 
 
 async def _offer(request: Request) -> str:

@@ -23,7 +23,7 @@ from aiortc.rtcdtlstransport import RTCDtlsTransport
 from aiortc.rtcrtpparameters import RTCRtpSendParameters
 from aiortc.stats import RTCStatsReport
 
-from command.wall.live_source import LiveReader, LiveSource
+from command.wall.live_source import REPLAY_WITHIN_S, LiveReader, LiveSource
 from ingest.errors import GridwatchError
 
 log = logging.getLogger(__name__)
@@ -150,7 +150,7 @@ class PassThroughSender:
             if self._reader is not None and self._heard_s - self._replayed_s >= REPLAY_EVERY_S:
                 self._replayed_s = self._heard_s
                 self.replays += 1
-                self._reader.restart()
+                self._reader.restart(REPLAY_WITHIN_S)
 
     async def _run_rtp(self, reader: LiveReader) -> None:
         reason = "connection_lost"

@@ -6,10 +6,11 @@ import asyncio
 import contextlib
 import re
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
+import aioice
 import aiortc
 import av
 import httpx
@@ -75,10 +76,12 @@ def encode_clip(
     encoder = av.CodecContext.create("libx264", "w")
     encoder.width, encoder.height, encoder.pix_fmt = width, height, "yuv420p"
     encoder.framerate, encoder.time_base = Fraction(FPS), Fraction(1, FPS)
-    encoder.gop_size, encoder.max_b_frames, encoder.profile = gop, 0, profile
-    encoder.options = {"preset": "ultrafast", "bf": "0", "x264-params": f"keyint={gop}:min-keyint={gop}:scenecut=0"}
-    if profile != "baseline":  # ultrafast alone would give Baseline whatever is asked
-        encoder.options |= {"preset": "veryfast"}
+    encoder.gop_size, encoder.max_b_frames = gop, 0
+    encoder.options = {
+        "preset": "veryfast",
+        "profile": profile,
+        "x264-params": f"keyint={gop}:min-keyint={gop}:scenecut=0:bframes=0",
+    }
     if bitrate:
         encoder.bit_rate = bitrate
     rng = np.random.default_rng(1)
@@ -118,6 +121,7 @@ class ClipCamera:
         self.number = -1
         self.open = 0
         self.opened = 0
+        self.published_at: dict[int, float] = {}  # number in the clip -> UTC seconds
         self._gop: list[AccessUnit] = []
         self._queues: list[asyncio.Queue[AccessUnit | None]] = []
         self._task: asyncio.Task[None] | None = None
@@ -143,12 +147,17 @@ class ClipCamera:
         for queue in self._queues:
             queue.put_nowait(unit)
 
+    @property
+    def gop(self) -> list[AccessUnit]:
+        return self._gop
+
     async def _run(self) -> None:
         begin = time.monotonic() - 1.2  # so that the first viewer finds a GOP in the cache
         while True:
             due = begin + (self.number + 1) / FPS
             await asyncio.sleep(max(0.0, due - time.monotonic()))
             self.number += 1
+            self.published_at[self.number % len(self.clip.units)] = time.time()
             self.publish(replace(self.clip.unit(self.number), received_s=due))
 
     @contextlib.asynccontextmanager
@@ -203,13 +212,26 @@ class Viewer:
         if extra_audio:
             self.peer.addTransceiver("audio", direction="recvonly")
         self.video = self.peer.addTransceiver("video", direction="recvonly")
-        await _gather_on(self.video.receiver.transport.transport.iceGatherer._connection, ("127.0.0.1",))
+        for transceiver in self.peer.getTransceivers():
+            await _gather_on(transceiver.receiver.transport.transport.iceGatherer._connection, ("127.0.0.1",))
         await self.peer.setLocalDescription(await self.peer.createOffer())
         return self.peer.localDescription.sdp
 
+    @property
+    def ice_transport(self) -> aiortc.RTCIceTransport:
+        return self.video.receiver.transport.transport
+
+    @property
+    def ice_connection(self) -> aioice.Connection:
+        return self.ice_transport.iceGatherer._connection
+
     async def watch(self, extra_audio: bool = False) -> httpx.Response:
+        await self.offer(extra_audio)
+        return await self.watch_offered()
+
+    async def watch_offered(self) -> httpx.Response:
         answer = await self.wall.http.post(
-            self.url, content=await self.offer(extra_audio), headers={"content-type": "application/sdp"}
+            self.url, content=self.peer.localDescription.sdp, headers={"content-type": "application/sdp"}
         )
         assert answer.status_code == 201, answer.text
         self.session = answer.headers["location"]
@@ -227,7 +249,7 @@ class Viewer:
         await self.peer.close()
 
 
-async def until(condition: Callable[[], bool], within_s: float = 10, what: str = "the condition") -> None:
+async def wait_until(condition: Callable[[], bool], within_s: float = 10, what: str = "the condition") -> None:
     """Wait for `condition`, looked at every 20 ms."""
     deadline = time.monotonic() + within_s
     while not condition():
@@ -250,7 +272,9 @@ async def camera(clip: Clip) -> AsyncIterator[ClipCamera]:
 
 @pytest.fixture
 async def wall(camera: ClipCamera) -> AsyncIterator[Wall]:
-    wall = Wall({"c-1": camera}, WhepLimits(max_sessions=3, first_picture_within_s=1, connect_within_s=1.5))
+    wall = Wall(
+        {"c-1": camera}, WhepLimits(max_sessions=3, first_picture_within_s=1, connect_within_s=1.5, silent_after_s=2.5)
+    )
     async with wall.app.router.lifespan_context(wall.app):
         yield wall
     await wall.http.aclose()
@@ -267,3 +291,21 @@ async def viewer_of() -> AsyncIterator[Callable[..., Viewer]]:
     yield make
     for viewer in viewers:
         await viewer.close()
+
+
+@pytest.fixture
+def until() -> Callable[..., Awaitable[None]]:
+    return wait_until
+
+
+@pytest.fixture
+def as_h265() -> Callable[[ClipCamera], Awaitable[None]]:
+    """Turn a camera into one whose next keyframe says H.265."""
+
+    async def turn(camera: ClipCamera) -> None:
+        await camera.stop()
+        hevc = replace(camera.clip.units[0].format, codec="hevc", profile_level_id="")
+        keyframe = replace(camera.clip.unit(camera.number + 1), is_keyframe=True, format=hevc)
+        camera.publish(keyframe)
+
+    return turn
