@@ -15,7 +15,7 @@ from typing import Any
 import click
 import psycopg
 
-from command.town import Town
+from command.running_town import RunningTown
 from command.worker_report import WorkerReports
 from ingest.errors import GridwatchError
 
@@ -43,7 +43,7 @@ SELECT (SELECT count(*) FROM events), (SELECT count(*) FROM cases), (SELECT coun
 """
 
 
-async def smoke(town: Town, set_up_ended_s: float) -> int:
+async def smoke(town: RunningTown, set_up_ended_s: float) -> int:
     """Run the town until the first task has been accepted and reported back; print the line, return the exit code."""
     try:
         try:
@@ -62,7 +62,7 @@ async def smoke(town: Town, set_up_ended_s: float) -> int:
     return 0 if answer["ok"] else 1
 
 
-async def _first_done(town: Town) -> dict[str, Any]:
+async def _first_done(town: RunningTown) -> dict[str, Any]:
     async with await psycopg.AsyncConnection.connect(town.conninfo, autocommit=True) as conn:
         while True:
             row = await (await conn.execute(_DONE)).fetchone()
@@ -78,7 +78,7 @@ async def _first_done(town: Town) -> dict[str, Any]:
             await asyncio.sleep(0.1)
 
 
-async def _too_late(town: Town) -> GridwatchError:
+async def _too_late(town: RunningTown) -> GridwatchError:
     live, counts = 0, (0, 0, 0, 0)
     if town.conninfo:
         live = sum(stream.state == "live" for stream in WorkerReports(town.settings.run).health())

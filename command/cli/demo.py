@@ -14,9 +14,9 @@ import click
 from command.cli import lang, say
 from command.cli.up import run_town
 from command.demo_town import DemoTown
+from command.running_town import RunningTown
 from command.settings import Settings
 from command.smoke import smoke
-from command.town import Town
 from ingest.logs import set_up_logs
 from ingest.simulate.clips import Progress
 
@@ -64,14 +64,14 @@ def command(cameras: int | None, is_smoke: bool, no_patrollers: bool, port: int 
     if is_smoke:
         demo.clear()
         demo.write_streams()
-        town = Town(demo.settings, [demo.simulator()], [demo.patrollers(0.2, 0.2)])
+        town = RunningTown(demo.settings, [demo.simulator()], [demo.patrollers(0.2, 0.2)])
         sys.exit(asyncio.run(smoke(town, set_up_ended_s)))
     demo.write_streams()
     played = demo.patroller_ids()[0]
     after = [] if no_patrollers else [demo.patrollers(6.0, 20.0, leave_out=played)]
 
-    async def tell(town: Town, _: asyncio.Event) -> None:
+    async def tell(town: RunningTown, _: asyncio.Event) -> None:
         click.echo(say("up.ready", url=town.url))
         click.echo(say("demo.play", home=town.settings.home, program=sys.argv[0], person=played))
 
-    asyncio.run(run_town(Town(demo.settings, [demo.simulator()], after), tell))
+    asyncio.run(run_town(RunningTown(demo.settings, [demo.simulator()], after), tell))

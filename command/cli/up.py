@@ -10,14 +10,14 @@ from pathlib import Path
 import click
 
 from command.cli import lang, say
+from command.running_town import RunningTown
 from command.settings import Settings
-from command.town import Town
 from ingest.logs import set_up_logs
 
-Ready = Callable[[Town, asyncio.Event], Awaitable[None]]
+Ready = Callable[[RunningTown, asyncio.Event], Awaitable[None]]
 
 
-async def run_town(town: Town, when_ready: Ready) -> None:
+async def run_town(town: RunningTown, when_ready: Ready) -> None:
     """Start the town, call `when_ready`, wait for SIGINT or SIGTERM, end everything.
 
     A second Ctrl-C during the end changes nothing: ending is bounded and data is safe at any point.
@@ -42,7 +42,7 @@ async def run_town(town: Town, when_ready: Ready) -> None:
         await town.stop()
 
 
-async def tell_ready(town: Town, _: asyncio.Event) -> None:
+async def tell_ready(town: RunningTown, _: asyncio.Event) -> None:
     """Print the address to open."""
     click.echo(say("up.ready", url=town.url))
 
@@ -64,4 +64,4 @@ def command(streams: Path | None, grids: Path | None, host: str | None, port: in
         home=home and home.absolute(),
         lang=lang(),
     )
-    asyncio.run(run_town(Town(settings), tell_ready))
+    asyncio.run(run_town(RunningTown(settings), tell_ready))

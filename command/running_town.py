@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 READY_WITHIN_S = 60.0
 
 
-class Town:
+class RunningTown:
     """One running town. `extra` are children of the caller (simulated cameras, patrollers), started first and last."""
 
     def __init__(self, settings: Settings, before: Sequence[Child] = (), after: Sequence[Child] = ()) -> None:
