@@ -128,9 +128,8 @@ def check_places(streams: Streams, grids: Grids, streams_path: Path) -> list[Pro
         subject = ("camera", camera.id)
         if how != "inside" or grid_id is None:
             facts = {"lon": camera.lon, "lat": camera.lat, "village": camera.village, "nearest": grid_id or ""}
-            swapped = index.match(camera.lat, camera.lon)[1] == "inside"
-            code = "swapped" if swapped else "no_grid" if grid_id else "no_grid_no_village"
-            found.append(Problem(str(streams_path), line, f"camera.{code}", facts, subject))
+            code = "camera.no_grid" if grid_id else "camera.no_grid_no_village"
+            found.append(Problem(str(streams_path), line, code, facts, subject))
         elif (other := grids.grid(grid_id).village) != camera.village:
             facts = {"village": camera.village, "grid": grid_id, "grid_village": other}
             found.append(Problem(str(streams_path), line, "camera.other_village", facts, subject, "warning"))

@@ -261,6 +261,7 @@ _CODES = (
         "file.bad_pattern properties.grid_id": "grid.bad_id",
         "file.not_one_of geometry.type": "grid.not_polygon",
         "file.not_one_of crs.properties.name": "grids.wrong_crs",
+        "file.out_of_range geometry.coordinates": "grid.bad_position",
         "file.too_short geometry.coordinates": "grid.short_ring",
     }
     | {f"file.bad_pattern properties.roles.{role}.person_id": "grid.bad_person_id" for role in ROLES}

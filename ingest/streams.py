@@ -39,6 +39,7 @@ _CODES = {
     "file.bad_pattern zones.id": "camera.bad_id",
     "file.bad_pattern rules.id": "camera.bad_id",
     "file.bad_pattern rules.active_hours": "rule.bad_hours",
+    "file.out_of_range lat": "camera.bad_latitude",
     "file.out_of_range zones.polygon": "zone.outside_picture",
 }
 

@@ -140,11 +140,24 @@ def test_camera_in_no_grid(check: Check) -> None:
     assert "最近的网格是 g-2" in lines[0]
 
 
-def test_camera_with_longitude_and_latitude_swapped_across_the_equator(check: Check) -> None:
-    # 115.9 is no latitude at all: caught by its range, at its own line.
+def test_longitude_and_latitude_swapped(check: Check) -> None:
     code, lines = check(("lon: 115.895\n    lat: 38.405", "lon: 38.405\n    lat: 115.895"))
     assert code == 1
-    assert lines[0].startswith("streams.yaml:18: 错误 摄像头 c-2：“lat”应 ≤ 90.0，写的却是 115.895")
+    assert lines[0].startswith(
+        "streams.yaml:18: 错误 摄像头 c-2：“lat”是 115.895，纬度只能在 -90 到 90 之间。是不是与 lon 写反了"
+    )
+
+
+def test_grid_in_metres(check: Check) -> None:
+    code, lines = check(grids=("[115.91, 38.40], [115.91, 38.41]", "[578123.5, 38.40], [115.91, 38.41]"))
+    assert code == 1
+    assert lines[0].startswith("grids.geojson:9: 错误 网格 g-1：“geometry.coordinates[0][1][0]”是 578123.5，不是经纬度")
+
+
+def test_camera_of_a_village_without_grids(check: Check) -> None:
+    code, lines = check(("village: 西庄\n    lon: 115.895", "village: 南庄\n    lon: 115.88"))
+    assert code == 1
+    assert "也没有网格属于村庄“南庄”" in lines[0]
 
 
 def test_zone_outside_the_picture(check: Check) -> None:
