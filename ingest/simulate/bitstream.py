@@ -1,4 +1,4 @@
-"""NAL units of H.264 (ITU-T H.264 7.3.1) and H.265 (ITU-T H.265 7.3.1): splitting, types, and what a camera sends first."""
+"""NAL units of H.264 (ITU-T H.264 7.3.1) and H.265 (ITU-T H.265 7.3.1): splitting and types."""
 
 from __future__ import annotations
 

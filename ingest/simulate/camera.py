@@ -62,7 +62,7 @@ class SimCamera:
 
 
 class StreamQuery(BaseModel):
-    """The URL's query: a variant, and possibly a fault. Unknown keys are refused, so that a typo is no silent success."""
+    """The URL's query: a variant, and possibly a fault. Unknown keys are refused: a typo is no success."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     gop_s: Literal["1", "2", "4", "10", "30"] | None = None

@@ -1,4 +1,4 @@
-"""A clip in memory: access units packetised once when it is loaded, then looped by any number of cameras, never changed."""
+"""A clip in memory: access units packetised once on loading, then looped by any number of cameras."""
 
 from __future__ import annotations
 
@@ -85,6 +85,8 @@ def load_clip(path: Path) -> Clip:
         stream = container.streams.video[0]
         codec: Codec = "hevc" if stream.codec_context.name == "hevc" else "h264"
         annex_b = av.BitStreamFilterContext(f"{'hevc' if codec == 'hevc' else 'h264'}_mp4toannexb", stream)
+        if stream.time_base is None:
+            raise ValueError(f"{path.name} has no time base")
         to_90k = 90000 * stream.time_base
         for packet in container.demux(stream):
             if packet.size == 0:
@@ -94,6 +96,8 @@ def load_clip(path: Path) -> Clip:
                 for nal in nals:
                     if nal_type(nal, codec) in PARAMETER_SETS[codec]:
                         sets.setdefault(nal_type(nal, codec), nal)
+                if filtered.pts is None or filtered.dts is None:
+                    raise ValueError(f"{path.name} has a frame without time")
                 pts_90k, dts_90k = round(filtered.pts * to_90k), round(filtered.dts * to_90k)
                 units.append(packetise(nals, codec, pts_90k, dts_90k, bool(filtered.is_keyframe)))
         width, height = stream.codec_context.width, stream.codec_context.height

@@ -1,7 +1,8 @@
 """The clip cache: everything is encoded once at set-up by `ensure_clips`; a run only reads.
 
 A clip is `<scene>-<profile>-<hash>.mp4` with its facts in a `.json` beside it. Both are written under a temporary name
-and renamed, the JSON last: a clip is there when its JSON is there. A lock file keeps two set-ups from doing the same work.
+and renamed, the JSON last: a clip is there when its JSON is there. A lock file keeps two set-ups from
+doing the same work.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import Any
 
 import av
 import cv2
+import numpy as np
 
 from ingest.errors import GridwatchError
 from ingest.simulate.clip import Clip, load_clip
@@ -42,7 +44,9 @@ class ClipLibrary:
 
     def __init__(self, folder: Path, recipes: Iterable[Recipe]) -> None:
         self.folder = folder
-        self._recipes = {(recipe.scene, recipe.profile.name): recipe for recipe in recipes}
+        self._recipes: dict[tuple[str, str], Recipe] = {
+            (recipe.scene, recipe.profile.name): recipe for recipe in recipes
+        }
         self._loaded: dict[tuple[str, str], Clip] = {}
 
     def recipe(self, scene: str, profile: str) -> Recipe | None:
@@ -168,7 +172,7 @@ def _encode(folder: Path, recipe: Recipe, footage: Footage, advance: Callable[[f
         next_keyframe_s = 0.0
         share = recipe.cost / len(times_s)
         for number, time_s in enumerate(times_s):
-            i420 = cv2.cvtColor(scene.picture(time_s), cv2.COLOR_BGR2YUV_I420)
+            i420 = np.asarray(cv2.cvtColor(scene.picture(time_s), cv2.COLOR_BGR2YUV_I420), np.uint8)
             frame = av.VideoFrame.from_ndarray(i420, format="yuv420p")
             frame.pts, frame.time_base = round(time_s * 90000), Fraction(1, 90000)
             if time_s >= next_keyframe_s - 1e-6:
@@ -200,7 +204,7 @@ def _encode(folder: Path, recipe: Recipe, footage: Footage, advance: Callable[[f
 
 
 def _encoder_options(profile: Profile) -> dict[str, str]:
-    """GOP by forced keyframes only, closed GOPs, one thread (the pool has the others), rate kept like a camera's CBR."""
+    """GOP by forced keyframes only, closed GOPs, one thread (the pool has more), a camera's constant rate."""
     kbps = profile.bitrate_bps // 1000
     if profile.codec == "hevc":
         params = (

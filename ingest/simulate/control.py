@@ -64,7 +64,7 @@ class ControlServer:
     async def start(self) -> None:
         """Serve; the port is open when this returns."""
         self._task = asyncio.create_task(self._server.serve([self._socket]), name="simulator's control port")
-        while not self._server.started and not self._task.done():
+        while not self._server.started and not self._task.done():  # noqa: ASYNC110 - uvicorn has no event for it
             await asyncio.sleep(0.005)
 
     async def stop(self) -> None:

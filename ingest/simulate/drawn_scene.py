@@ -1,7 +1,7 @@
-"""A street that is drawn, not filmed: texture, coloured cars, and a clock that a program can read back from the picture.
+"""A street that is drawn, not filmed: texture, coloured cars, and a clock that a program can read back.
 
-The clock is shown twice: digits for people (`mm:ss.cc`, clip time) and a row of black and white cells above them, 16 bits
-of clip time in centiseconds plus a parity cell, large enough to survive encoding and scaling (`read_burnt_clock`).
+The clock is shown twice: digits for people (`mm:ss.cc`, clip time) and a row of black and white cells above them, 16
+bits of clip time in centiseconds plus a parity cell, large enough to survive encoding and scaling (`read_burnt_clock`).
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def _burn_clock(picture: NDArray[np.uint8], time_s: float) -> None:
 def read_burnt_clock(luma: NDArray[np.uint8]) -> float | None:
     """The clip time in seconds that a `drawn` picture shows, from its luma plane (height x width, any scale).
 
-    None when no clock is there or a cell cannot be told: a reader never gets a wrong time from a torn picture of one bit.
+    None when no clock is there or a cell cannot be told: one torn bit never makes a wrong time.
     """
     height, width = luma.shape[:2]
     row = int((_CLOCK_TOP + _CLOCK_CELL_HEIGHT / 2) * height)

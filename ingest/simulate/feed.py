@@ -1,8 +1,8 @@
 """A feed: one stream of one camera as it leaves the camera, the same bytes to all who watch it.
 
 Life cycle: idle until the first client plays; then it starts at a keyframe with a fresh SSRC, sequence number and RTP
-time, sends access unit after access unit at their time, each spread over its interval as a camera's encoder does, and is
-idle again when nobody is left. The clip's place follows the town's clock also while idle, so main, sub and the known
+time, sends access unit after access unit at their time, each spread over its interval as a camera does, and is idle
+again when nobody is left. The clip's place follows the town's clock also while idle, so main, sub and the known
 times of a scene stay together. In the bad case (a client does not read) that client loses whole frames up to the next
 keyframe, counted, and nobody else notices.
 """
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 _SPREAD: Final = 0.8  # share of the frame interval over which its packets are sent
 _LONGEST_SPREAD_S: Final = 0.04
-_PACKETS_AT_ONCE: Final = 6  # an encoder's burst: below this a frame is not spread further
+_PACKETS_AT_ONCE: Final = 10  # an encoder's burst: below this a frame is not spread further
 _LONGEST_WAIT_S: Final = 2.1  # for the next keyframe; longer GOPs start at the last one instead and lag
 _SENDER_REPORT_EVERY_S: Final = 5.0
 _NTP_EPOCH: Final = 2208988800
@@ -114,7 +114,7 @@ class Feed:
         self.source = source_hash(config.id, self.stream, self.query_text)
         self._source_bytes = encode_64(self.source)
         self._numbers = NumberEncoder()
-        self._rng = random.Random(self.source)
+        self._rng = random.Random(self.source)  # noqa: S311 - repeatable on purpose
         self._running = False
         self._number = self.camera.first_frame_number - 1
         self._url_fault: TimedFault | None = None

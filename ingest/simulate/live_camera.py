@@ -42,7 +42,7 @@ class LiveCamera:
             self.fault = TimedFault(self.config.fault, self.now_s())
 
     def scene_time_s(self, now_s: float) -> float:
-        """Seconds that the camera's loop has run, its phase included; modulo the clip's length the place in the clip."""
+        """Seconds that the loop has run, its phase included; modulo the clip's length the place in the clip."""
         return now_s - self.epoch_s + self.config.phase_s
 
     def feed(self, stream: StreamName, query_text: str) -> Feed | None:
@@ -70,9 +70,9 @@ class LiveCamera:
         """The fault that a request meets now, before anything plays. URL faults with `after_s` wait for PLAY."""
         now_s = self.now_s()
         timed = self.fault
-        if timed and timed.active(now_s) and timed.fault.kind in AT_CONNECT:
-            if timed.fault.stream is None or timed.fault.stream == stream:
-                return timed.fault.kind
+        begun = timed is not None and timed.active(now_s) and timed.fault.kind in AT_CONNECT
+        if timed is not None and begun and timed.fault.stream in (None, stream):
+            return timed.fault.kind
         query = parse_query(query_text)
         if query.fault in AT_CONNECT and not query.after_s:
             return query.fault

@@ -29,7 +29,7 @@ class Profile:
     codec: Codec = "h264"
     b_frames: int = 0
     cadence: Cadence = "steady"
-    preset: str = "veryfast"
+    preset: str = "superfast"
 
 
 MAIN: Final = Profile("main", 1920, 1080, Fraction(25), 3_000_000, preset="ultrafast")
@@ -112,9 +112,9 @@ TEST_SET: Final[tuple[Recipe, ...]] = (
 )
 DEMO_SET: Final[tuple[Recipe, ...]] = (
     *(Recipe("walker", profile, WALKER_DURATION_S) for profile in (MAIN, SUB)),
-    *(Recipe("street", profile, 16.0) for profile in (MAIN, SUB)),
-    *(Recipe("quiet", profile, 10.0) for profile in (MAIN, SUB)),
-    *(Recipe("street", as_h265(profile), 6.0) for profile in (MAIN, SUB)),
+    *(Recipe("street", profile, 12.0) for profile in (MAIN, SUB)),
+    *(Recipe("quiet", profile, 6.0) for profile in (MAIN, SUB)),
+    *(Recipe("street", as_h265(profile), 4.0) for profile in (MAIN, SUB)),
     *_variant_recipes(SUB)[:-1],
     *_faces(MAIN, SUB),
 )

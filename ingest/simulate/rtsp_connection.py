@@ -11,7 +11,7 @@ import logging
 import re
 import secrets
 import struct
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 from urllib.parse import unquote, urlsplit
 
 from ingest.access_unit import StreamName
@@ -66,9 +66,8 @@ class RtspConnection(asyncio.Protocol):
     # the connection
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        transport.set_write_buffer_limits(high=_HIGH_WATER_BYTES)
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is none by isinstance
+        self._transport.set_write_buffer_limits(high=_HIGH_WATER_BYTES)
         self.last_heard_s = self._town.now_s()
         self._town.connections.add(self)
         if self._only is not None:

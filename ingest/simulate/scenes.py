@@ -2,8 +2,8 @@
 
 `street` is the pedestrian sample itself, `quiet` its empty background, `walker` the same background into which a person
 cut out of the sample walks at known times, `drawn` a textured street with cars and a burnt-in clock, `still` and
-`black` what a camera shows when it has frozen or gone blind. A scene is made for one picture size, asked for pictures by
-time, and thrown away after its clip is encoded.
+`black` what a camera shows when it has frozen or gone blind. A scene is made for one picture size, asked for pictures
+by time, and thrown away after its clip is encoded.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Scene(Protocol):
 def read_footage() -> list[Picture]:
     """All pictures of the sample, 768x576."""
     with as_file(files("ingest.simulate") / "footage" / FOOTAGE) as path, av.open(str(path)) as container:
-        return [frame.to_ndarray(format="bgr24") for frame in container.decode(video=0)]
+        return [np.asarray(frame.to_ndarray(format="bgr24"), np.uint8) for frame in container.decode(video=0)]
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,8 @@ class Footage:
 def _view(picture: Picture, width: int, height: int) -> Picture:
     shown = picture[VIEW_TOP : VIEW_TOP + VIEW_HEIGHT]
     enlarging = width > VIEW_WIDTH
-    return cv2.resize(shown, (width, height), interpolation=cv2.INTER_LINEAR if enlarging else cv2.INTER_AREA)
+    scaled = cv2.resize(shown, (width, height), interpolation=cv2.INTER_LINEAR if enlarging else cv2.INTER_AREA)
+    return np.asarray(scaled, np.uint8)
 
 
 class StreetScene:
@@ -124,11 +125,15 @@ class Cutout:
     box: tuple[int, int, int, int]  # x, y, width, height of what the mask shows
 
 
+def _columns(points: tuple[tuple[int, int], ...]) -> tuple[list[float], list[float]]:
+    return [float(frame) for frame, _ in points], [float(place) for _, place in points]
+
+
 def _cut_out(footage: Footage, frame: int, scale: float) -> Cutout:
     """Cut the person out of a frame by the difference to the background; mirrored, so that the way leads right."""
     width, height = 110, 190
-    x = int(np.interp(frame, *zip(*_GAIT_CENTRE_X, strict=True))) - width // 2
-    y = int(np.interp(frame, *zip(*_GAIT_FOOT_Y, strict=True))) - height + 20
+    x = int(np.interp(frame, *_columns(_GAIT_CENTRE_X))) - width // 2
+    y = int(np.interp(frame, *_columns(_GAIT_FOOT_Y))) - height + 20
     pixels = footage.pictures[frame][y : y + height, x : x + width]
     empty = footage.background[y : y + height, x : x + width]
     difference = np.abs(pixels.astype(np.int16) - empty).max(axis=2).astype(np.float32)

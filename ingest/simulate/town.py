@@ -120,7 +120,7 @@ class SimulatedTown:
         self._pacer.close()
         for connection in tuple(self.connections):
             connection.abort()
-        while self.connections:
+        while self.connections:  # noqa: ASYNC110 - each is lost at the loop's next turns
             await asyncio.sleep(0)
         self.udp.close(self._loop)
 

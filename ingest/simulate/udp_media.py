@@ -1,4 +1,4 @@
-"""The UDP side of all simulated cameras: one pair of sockets, RTP on an even port and RTCP on the next (RFC 3550 11)."""
+"""The UDP side of all simulated cameras: RTP on an even port and RTCP on the next (RFC 3550 11)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SEND_BUFFER_BYTES: Final = 4 << 20
 
 
 class UdpMedia:
-    """Sends without waiting: what the kernel does not take is lost, as on a wire. `heard` maps RTCP peers to sessions."""
+    """Sends without waiting: what the kernel does not take is lost. `heard` maps RTCP peers to sessions."""
 
     def __init__(self, host: str) -> None:
         self._rtp, self._rtcp = _bind_pair(host)
