@@ -11,6 +11,7 @@ Where amqtt 0.12 is changed, and why (each has a test):
   the shared session as offline;
 - retained messages go to those who subscribed to them, not to every client that reconnects;
 - the subscription table may change while a message is handed round;
+- a client that is silent beyond its keep-alive is dropped and its will told;
 - packets, offline queues and the wait for the first packet have limits.
 """
 
@@ -28,7 +29,7 @@ from typing import Any
 from amqtt.adapters import ReaderAdapter, StreamReaderAdapter, StreamWriterAdapter, WriterAdapter
 from amqtt.broker import Broker, RetainedApplicationMessage
 from amqtt.contexts import Action, BrokerConfig, ListenerConfig
-from amqtt.errors import AMQTTError, MQTTError
+from amqtt.errors import AMQTTError, BrokerError, MQTTError
 from amqtt.mqtt.connack import NOT_AUTHORIZED, ConnackPacket
 from amqtt.mqtt.protocol.broker_handler import BrokerProtocolHandler
 from amqtt.plugins.base import BaseAuthPlugin, BaseTopicPlugin
@@ -115,7 +116,7 @@ class EmbeddedBroker:
         broker = _TownBroker(config, loop=asyncio.get_running_loop())
         try:
             await broker.start()
-        except AMQTTError as error:
+        except (BrokerError, AMQTTError) as error:
             raise GridwatchError("dispatch.broker_port", host=self.host, port=self.port, why=error) from error
         self._broker = broker
         self.port = broker.bound_port
@@ -159,9 +160,19 @@ class _BoundedReader(StreamReaderAdapter):  # type: ignore[misc]  # amqtt is unt
     """Refuses a packet part that no message of ours can have, before memory is given to it."""
 
     async def read(self, n: int = -1) -> bytes:
-        if n > MAX_PACKET_BYTES:
-            raise MQTTError(f"packet part of {n} bytes, at most {MAX_PACKET_BYTES} are taken")
+        if n > MAX_PACKET_BYTES:  # not an MQTTError: amqtt would go on reading in the middle of the packet
+            raise ConnectionAbortedError(f"packet part of {n} bytes, at most {MAX_PACKET_BYTES} are taken")
         return bytes(await super().read(n))
+
+
+class _Handler(BrokerProtocolHandler):  # type: ignore[misc]  # amqtt is untyped
+    """Ends a connection that has been silent for longer than the client promised, so that its last will is told."""
+
+    _closing: asyncio.Task[None] | None = None
+
+    def handle_read_timeout(self) -> None:
+        if self._closing is None:
+            self._closing = asyncio.ensure_future(self.handle_connection_closed())
 
 
 class _TownBroker(Broker):  # type: ignore[misc]  # amqtt is untyped
@@ -190,7 +201,7 @@ class _TownBroker(Broker):  # type: ignore[misc]  # amqtt is untyped
         """Read CONNECT, check the account, and only then look for the client's session."""
         try:
             async with asyncio.timeout(FIRST_PACKET_WAIT_S):
-                handler, session = await BrokerProtocolHandler.init_from_connect(reader, writer, self.plugins_manager)
+                handler, session = await _Handler.init_from_connect(reader, writer, self.plugins_manager)
         except Exception as error:
             await writer.close()
             raise MQTTError(f"no usable CONNECT from {remote_address}:{remote_port}: {error}") from error
@@ -199,6 +210,7 @@ class _TownBroker(Broker):  # type: ignore[misc]  # amqtt is untyped
             await writer.close()
             raise MQTTError(f"{remote_address}:{remote_port} is not authorised")
         session.parent = 0
+        session.keep_alive += session.keep_alive // 2  # the grace that 3.1.1 gives (MQTT-3.1.2-24)
         known, old_handler = self._sessions.get(session.client_id, (None, None))
         if known is not None and old_handler is not None and known.transitions.state == "connected":
             self._replaced.add(old_handler)

@@ -28,9 +28,7 @@ async def test_event_to_task_to_closed_case(dispatch: Dispatch) -> None:
     await until(lambda: not device.unsettled, "all three steps are settled")
     (case,) = await rows(dispatch.conninfo, "SELECT * FROM cases")
     assert case["state"] == "reported_back"
-    steps = await rows(
-        dispatch.conninfo, "SELECT step, person_id FROM case_steps ORDER BY revision"
-    )
+    steps = await rows(dispatch.conninfo, "SELECT step, person_id FROM case_steps ORDER BY revision")
     assert [step["step"] for step in steps] == [
         "collect",
         "register",
