@@ -12,7 +12,7 @@ import re
 from datetime import datetime
 from pathlib import Path
 
-from ingest.event import Evidence
+from ingest.event import Evidence, new_id
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -31,7 +31,9 @@ class EvidenceStore:
         """
         sha256 = hashlib.sha256(jpeg).hexdigest()
         path = self.path(sha256)
-        if not path.exists():
+        if path.exists():
+            _sync_folder(path.parent)  # whoever wrote it may not have come that far yet
+        else:
             _make_durable_folder(path.parent, self._folder)
             write_durably(path, jpeg)
         return Evidence(sha256=sha256, media_type="image/jpeg", taken_at=taken_at, width=width, height=height)
@@ -49,7 +51,7 @@ class EvidenceStore:
 
 def write_durably(path: Path, data: bytes) -> None:
     """Replace `path` by `data` so that after a power cut it is the old file or the new one, never a part."""
-    half = path.with_name(f".{path.name}.{os.getpid()}")
+    half = path.with_name(f".{path.name}.{new_id().hex}")  # others may be writing the same content now
     try:
         with half.open("wb") as file:
             file.write(data)

@@ -47,7 +47,7 @@ class Gate:
             return self._look(smooth)
         blocks, light = self._difference(smooth, self._reference)
         limit = self._usual + np.maximum(_LEAST_RISE, _DEVIATIONS * self._spread)
-        changed = self._learnt < 2 or abs(light) > _LIGHT_LIMIT or bool((blocks > limit).any())
+        changed = self._learnt == 0 or abs(light) > _LIGHT_LIMIT or bool((blocks > limit).any())
         self._learn(blocks)
         if changed or self._skips >= self._most_skips:
             return self._look(smooth)
@@ -71,7 +71,7 @@ class Gate:
         """Take this look into the blocks' usual difference; a real change counts only a little."""
         self._learnt += 1
         if self._learnt == 1:
-            self._usual = blocks
+            self._usual, self._spread = blocks, 0.3 + 0.3 * blocks  # wide at first: one look tells little
             return
         rate = max(_MEMORY, 1 / self._learnt)
         blocks = np.minimum(blocks, self._usual + np.maximum(2 * _LEAST_RISE, 4 * self._spread))

@@ -1,10 +1,11 @@
 """The watcher: all that a worker sees. Keyframes in, events out, with evidence on disk before an event is told.
 
-Life cycle: `start` closes what a dead predecessor left open and starts the analysis threads; `on_keyframe` takes
-keyframes from the event loop (it never blocks and never waits); `camera_lost` ends what is open on a camera; `stop`
-ends everything. A thread takes a look from the schedule, decodes, lets the camera's watch decide, and tells the events:
-first into the file of open events, then to `emit`. When `emit` refuses (disk full) the events wait in memory in their
-order and are told as soon as it takes them. An unexpected error costs one look, a traceback in the log and a count.
+Life cycle: `start` closes what a dead predecessor left open and starts the analysis threads; `join` follows a camera's
+stream (or `on_keyframe` is called for it; both on the event loop, neither waits); `camera_lost` ends what is open on a
+camera; `stop` ends everything. A thread takes a look from the schedule, decodes, lets the camera's watch decide, and
+tells the events: first into the file of open events, then to `emit`. When `emit` refuses (disk full) the events wait in
+memory in their order and are told as soon as it takes them. An unexpected error costs one look, a traceback in the log
+and a count.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from ingest.access_unit import AccessUnit
 from ingest.camera import Camera
 from ingest.clock import Clock, SystemClock
 from ingest.event import Event
+from ingest.fanout import Fanout, Reader
 
 log = logging.getLogger(__name__)
 
@@ -102,6 +104,8 @@ class Watcher:
         self._kept_s = self._clock.monotonic_s()
         self._stopping = threading.Event()
         self._threads: list[threading.Thread] = []
+        self._readers: dict[str, Reader] = {}
+        self._followers: set[asyncio.Task[None]] = set()
 
     # ---- the event loop's side
 
@@ -117,15 +121,33 @@ class Watcher:
     async def stop(self) -> None:
         """Finish the looks at hand, close what is open as `stopped`. Idempotent."""
         self._stopping.set()
+        for reader in self._readers.values():
+            reader.close()
+        self._readers.clear()
+        await asyncio.gather(*self._followers)
         for thread in self._threads:
             await asyncio.to_thread(thread.join)
         if self._threads:
             self._threads.clear()
             await asyncio.to_thread(self._close_all)
 
+    def join(self, camera_id: str, fanout: Fanout) -> None:
+        """Follow the stream that is to be analysed (the sub stream where there is one) instead of any earlier one."""
+        if (earlier := self._readers.pop(camera_id, None)) is not None:
+            earlier.close()
+        reader = self._readers[camera_id] = fanout.join("analytics", capacity_units=2, keyframes_only=True)
+        follower = asyncio.get_running_loop().create_task(self._follow(camera_id, reader), name=f"look {camera_id}")
+        self._followers.add(follower)
+        follower.add_done_callback(self._followers.discard)
+
+    async def _follow(self, camera_id: str, reader: Reader) -> None:
+        async for unit in reader:
+            self.on_keyframe(camera_id, unit)
+
     def on_keyframe(self, camera_id: str, unit: AccessUnit) -> None:
-        """Offer a unit of the stream that is analysed; anything but a keyframe of a known camera is ignored."""
-        if unit.is_keyframe and camera_id in self._watched:
+        """Offer a unit of the analysed stream; anything but a fresh keyframe of a known camera is ignored."""
+        is_fresh = self._clock.monotonic_s() - unit.received_s < self._options.lost_after_s
+        if unit.is_keyframe and is_fresh and camera_id in self._watched:
             self._schedule.offer(camera_id, unit)
 
     def camera_lost(self, camera_id: str) -> None:

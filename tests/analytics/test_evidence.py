@@ -1,13 +1,13 @@
 from __future__ import annotations
 
 import hashlib
-import os
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from analytics.evidence import EvidenceStore
+from analytics.evidence import EvidenceStore, write_durably
 from analytics.last_pictures import LastPictures
 from analytics.open_events import OpenEvents
 from analytics.timeline import MediaTimeline
@@ -38,15 +38,23 @@ def test_no_outside_string_becomes_a_path(tmp_path: Path, name: str):
 
 
 def test_a_disk_that_refuses_leaves_nothing_half_written(tmp_path: Path):
-    store = EvidenceStore(tmp_path)
-    path = store.path(hashlib.sha256(b"jpeg").hexdigest())
-    path.mkdir(parents=True)  # the final name cannot be taken
-    (path / "in the way").touch()
-    path.rename(path.with_suffix(".kept"))
-    path.parent.joinpath(f".{path.name}.{os.getpid()}").mkdir()
+    (tmp_path / "in the way" / "x").mkdir(parents=True)
     with pytest.raises(OSError, match="directory"):
-        store.save_jpeg(b"jpeg", AT, 2, 2)
-    assert not path.exists()
+        write_durably(tmp_path / "in the way", b"jpeg")
+    assert [path.name for path in tmp_path.iterdir()] == ["in the way"]
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match=r"exists|directory"):
+        EvidenceStore(tmp_path / "file").save_jpeg(b"jpeg", AT, 2, 2)
+
+
+def test_the_same_picture_from_many_cameras_at_once(tmp_path: Path):
+    store = EvidenceStore(tmp_path)
+    with ThreadPoolExecutor(8) as pool:
+        saved = {
+            each for n in range(20) for each in pool.map(lambda _, n=n: store.save_jpeg(b"%d" % n, AT, 2, 2), range(8))
+        }
+    assert len(saved) == 20
+    assert len([path for path in tmp_path.rglob("*") if path.is_file()]) == 20
 
 
 def test_last_picture_and_its_time_change_together(tmp_path: Path):

@@ -22,6 +22,7 @@ from analytics.last_pictures import LastPictures
 from analytics.watch import Watcher, WatchOptions
 from ingest.clock import ManualClock
 from ingest.event import Event, utc_s
+from ingest.fanout import Fanout
 from ingest.spool import Spool
 
 
@@ -198,8 +199,36 @@ async def test_events_that_the_spool_refuses_wait_in_order(tmp_path, detector, m
         assert numbers == list(range(1, len(numbers) + 1))
 
 
+async def test_a_joined_stream_is_followed_by_its_keyframes_and_can_be_replaced(tmp_path, detector, make_camera, units):
+    bench = Bench(tmp_path, detector, [make_camera("c-1")])
+    sub, main = Fanout("sub"), Fanout("main")
+
+    def publish(fanout: Fanout, unit, **changes) -> None:
+        bench.clock.advance(2.0)
+        now = bench.clock.now()
+        live = dataclasses.replace(unit, wall_s=utc_s(now), received_s=bench.clock.monotonic_s(), **changes)
+        fanout.publish(live)
+
+    publish(sub, units[0])
+    bench.clock.advance(300)  # the kept keyframe is old news
+    async with bench.running():
+        bench.watcher.join("c-1", sub)
+        publish(sub, units[2])
+        publish(sub, units[2], is_keyframe=False)
+        await until(functools.partial(bench.has_looked, "c-1", 1))
+        assert bench.watcher.stats()["c-1"]["keyframes"] == 1
+        bench.watcher.join("c-1", main)
+        publish(sub, units[3])
+        publish(main, units[3])
+        await until(functools.partial(bench.has_looked, "c-1", 2))
+        assert bench.watcher.stats()["c-1"]["keyframes"] == 2
+        assert (sub.readers, main.readers) == (0, 1)
+        main.close()
+    assert [event.state for event in bench.told] == ["opened", "closed"]
+
+
 _CHILD = """
-import sys, asyncio
+import asyncio, dataclasses, sys, time
 from datetime import UTC, datetime
 from pathlib import Path
 from zoneinfo import ZoneInfo
@@ -220,7 +249,7 @@ async def main(folder, clip, camera):
                       timezone=ZoneInfo("Asia/Shanghai"))
     await watcher.start()
     unit = list(clip_keyframes(clip, datetime.now(UTC)))[26]
-    watcher.on_keyframe(camera.id, unit)
+    watcher.on_keyframe(camera.id, dataclasses.replace(unit, received_s=time.monotonic()))
     await asyncio.sleep(60)
 
 asyncio.run(main(Path(sys.argv[1]), Path(sys.argv[2]), Camera.model_validate_json(sys.stdin.read())))
