@@ -78,20 +78,18 @@ class LiveReader:
         """
         if self._source.age_s > within_s:
             return
-        gop = self._source.gop
-        if not gop:
+        burst = self._source.gop
+        if not burst:
             return
         self._drop_queue()
-        whole = len(gop) <= BURST_MAX_UNITS and sum(unit.size_bytes for unit in gop) <= BURST_MAX_BYTES
-        burst = list(gop) if whole else [gop[0]]
-        first = gop[-1].timestamp - CATCH_UP_STEP * (len(burst) - 1)
+        first = self._source.newest_timestamp - CATCH_UP_STEP * (len(burst) - 1)
         step = CATCH_UP_STEP
         if first <= self._last_timestamp:
             first = self._last_timestamp + 1
             step = max(1, min(CATCH_UP_STEP, _REPLAY_ROOM // len(burst)))
         for number, unit in enumerate(burst):
             self._put(unit, first + step * number)
-        self._needs_keyframe = not whole
+        self._needs_keyframe = not self._source.gop_is_whole
 
     def offer(self, unit: PackedUnit) -> None:
         """Called by the source for every unit."""
@@ -135,7 +133,9 @@ class LiveSource:
         self.units = 0
         self.reopened = 0
         self.dropped_units = 0
-        self.gop: list[PackedUnit] = []
+        self.gop: list[PackedUnit] = []  # from the newest keyframe on, or that alone
+        self.gop_is_whole = True
+        self._gop_bytes = 0
         self._open_units = open_units
         self._clock = clock
         self._timeline = Timeline()
@@ -168,6 +168,11 @@ class LiveSource:
     def age_s(self) -> float:
         """Seconds since the newest unit came from the camera; infinite before the first."""
         return self._clock.monotonic_s() - self._newest_s
+
+    @property
+    def newest_timestamp(self) -> int:
+        """Of the newest unit; 90 kHz on this source's timeline."""
+        return self._timeline.last
 
     def join(self) -> LiveReader:
         """A new reader at the newest keyframe (or waiting for the first one)."""
@@ -202,6 +207,10 @@ class LiveSource:
                 error = failed
             except OSError as failed:
                 error = GridwatchError("wall.worker_away", camera=self.camera, why=type(failed).__name__)
+            except Exception:
+                # A unit that this code cannot digest must not leave viewers with a source that is silently dead.
+                log.exception("live source failed", extra={"camera": self.camera, "stream": self.stream})
+                error = GridwatchError("wall.not_live", camera=self.camera, stream=self.stream)
             log.info("live source ended", extra={"camera": self.camera, "stream": self.stream, "code": error.code})
             self._set_error(error)
             if self._clock.monotonic_s() - began_s > _REOPEN_CAP_S:
@@ -226,11 +235,13 @@ class LiveSource:
             self._set_error(None)
         packed = packetise(unit, self._timeline.stamp(unit, self._clock.monotonic_s()))
         if packed.is_keyframe:
-            self.gop = [packed]
-        elif len(self.gop) <= BURST_MAX_UNITS:  # beyond, the GOP is not replayed: no need to keep its rest
-            self.gop.append(packed)
-        else:
-            self.gop[-1] = packed
+            self.gop, self.gop_is_whole, self._gop_bytes = [packed], True, packed.size_bytes
+        elif self.gop_is_whole:
+            self._gop_bytes += packed.size_bytes
+            if len(self.gop) < BURST_MAX_UNITS and self._gop_bytes <= BURST_MAX_BYTES:
+                self.gop.append(packed)
+            else:
+                self.gop, self.gop_is_whole = self.gop[:1], False
         self.units += 1
         self._newest_s = unit.received_s
         self._changed.set()
@@ -261,6 +272,7 @@ class LiveSources:
         self._open_units = open_units
         self._clock = clock
         self._sources: dict[tuple[str, str], LiveSource] = {}
+        self._lingering: set[asyncio.Task[None]] = set()
 
     def acquire(self, camera: str, stream: str) -> LiveSource:
         """The source of a stream, with one viewer more; give it back with `release`."""
@@ -274,9 +286,26 @@ class LiveSources:
     async def release(self, source: LiveSource) -> None:
         """One viewer less; the last one closes the source."""
         source.viewers -= 1
-        if source.viewers == 0:
-            del self._sources[source.camera, source.stream]
+        if source.viewers == 0 and self._sources.pop((source.camera, source.stream), None) is not None:
             await source.close()
+
+    def release_later(self, source: LiveSource, after_s: float) -> None:
+        """Give a viewer's share back after a while: its camera may have GOPs longer than one attempt waits."""
+        task = asyncio.create_task(self._release_later(source, after_s), name=f"linger {source.camera}")
+        self._lingering.add(task)
+        task.add_done_callback(self._lingering.discard)
+
+    async def _release_later(self, source: LiveSource, after_s: float) -> None:
+        await asyncio.sleep(after_s)
+        await self.release(source)
+
+    async def close(self) -> None:
+        """Close what still lingers; the sessions have given back theirs."""
+        for task in self._lingering:
+            task.cancel()
+        sources = list(self._sources.values())
+        self._sources.clear()
+        await asyncio.gather(*(source.close() for source in sources))
 
     def stats(self) -> list[dict[str, object]]:
         """Facts for `/stats`."""

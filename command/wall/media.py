@@ -46,6 +46,10 @@ _STATUS = {
     "wall.h265": 406,
     "wall.b_frames": 406,
     "wall.full": 503,
+    "tap.no_stream": 404,
+    "tap.stream_over": 409,
+    "tap.no_worker": 503,
+    "tap.bad_message": 503,
     "wall.worker_away": 503,
     "wall.no_address": 503,
 }
@@ -101,6 +105,7 @@ def create_media_app(
             yield
         finally:
             await sessions.close()
+            await sources.close()
 
     # PATCH (trickle ICE, ICE restart) is answered 405 by the router: the answer holds all candidates already.
     app = Starlette(

@@ -174,6 +174,9 @@ class PassThroughSender:
             pass
         except GridwatchError as error:
             reason = error.code
+        except Exception:
+            log.exception("sending failed", extra={"camera": self._source.camera})
+            reason = "sender_failed"
         self._on_end(reason)
 
     async def _send(self, payload: bytes, rtp_time: int, *, marker: bool) -> None:

@@ -35,6 +35,7 @@ class WhepLimits:
     first_picture_within_s: float = 5.0
     connect_within_s: float = 10.0
     silent_after_s: float = 15.0
+    linger_s: float = 30.0  # how long a stream without a picture yet stays open for the viewer's next attempt
     addresses: tuple[str, ...] = ("127.0.0.1",)
 
 
@@ -107,6 +108,7 @@ class WhepSessions:
         source = self._sources.acquire(camera, stream)
         peer = aiortc.RTCPeerConnection(aiortc.RTCConfiguration(iceServers=[]))
         answered = False
+        linger_s = 0.0
         try:
             stream_format = await source.playable_format(self.limits.first_picture_within_s)
             session = WhepSession(secrets.token_urlsafe(18), source, peer, self._clock.monotonic_s())
@@ -119,11 +121,18 @@ class WhepSessions:
             )
             session.answer_sdp = await answer_offer(peer, bare_offer, camera, self.limits.addresses)
             answered = True
+        except GridwatchError as error:
+            if error.code == "wall.not_live" and source.viewers == 1:
+                linger_s = self.limits.linger_s
+            raise
         finally:
             self._answering -= 1
             if not answered:
                 await peer.close()
-                await self._sources.release(source)
+                if linger_s:
+                    self._sources.release_later(source, linger_s)
+                else:
+                    await self._sources.release(source)
         self._sessions[session.id] = session
         self.started += 1
         self._watch(session)

@@ -5,8 +5,8 @@
 //   live.close();
 //
 // States: "connecting" -> "live" <-> "stalled"; "waiting" between two attempts; "refused" (the server said that trying
-// again cannot help: unknown camera, H.265, B-frames); "closed". `why` is null or
-// { code, sentence: { zh, en }, other_ways: ["keyframes", …] } as the server gave it.
+// again cannot help: unknown camera, H.265, B-frames); "closed". `why` is null or the JSON of the server's refusal
+// ({ code, message, … } from the API).
 
 const CONNECT_WITHIN_MS = 10000;
 const STALLED_AFTER_MS = 4000;

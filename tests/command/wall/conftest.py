@@ -7,6 +7,7 @@ import contextlib
 import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
@@ -17,6 +18,7 @@ import httpx
 import numpy as np
 import pytest
 
+from command.wall.live_source import OpenUnits
 from command.wall.media import create_media_app
 from command.wall.negotiate import _gather_on
 from command.wall.whep_session import WhepLimits
@@ -185,11 +187,19 @@ class Wall:
 
     def __init__(self, cameras: dict[str, ClipCamera], limits: WhepLimits) -> None:
         self.cameras = cameras
+        self._way: OpenUnits = self._open_directly
         self.app = create_media_app(self.open_units, limits=limits)
         self.http = httpx.AsyncClient(transport=httpx.ASGITransport(self.app), base_url="http://media")
 
+    def open_through(self, way: OpenUnits) -> None:
+        """Take the packets another way than from the cameras directly."""
+        self._way = way
+
+    def open_units(self, camera: str, stream: str) -> AbstractAsyncContextManager[AsyncIterator[AccessUnit]]:
+        return self._way(camera, stream)
+
     @contextlib.asynccontextmanager
-    async def open_units(self, camera: str, stream: str) -> AsyncIterator[AsyncIterator[AccessUnit]]:
+    async def _open_directly(self, camera: str, stream: str) -> AsyncIterator[AsyncIterator[AccessUnit]]:
         if camera not in self.cameras:
             raise GridwatchError("wall.unknown_stream", camera=camera, stream=stream)
         async with self.cameras[camera].units() as units:
@@ -273,7 +283,8 @@ async def camera(clip: Clip) -> AsyncIterator[ClipCamera]:
 @pytest.fixture
 async def wall(camera: ClipCamera) -> AsyncIterator[Wall]:
     wall = Wall(
-        {"c-1": camera}, WhepLimits(max_sessions=3, first_picture_within_s=1, connect_within_s=1.5, silent_after_s=2.5)
+        {"c-1": camera},
+        WhepLimits(max_sessions=3, first_picture_within_s=1, connect_within_s=1.5, silent_after_s=2.5, linger_s=1),
     )
     async with wall.app.router.lifespan_context(wall.app):
         yield wall

@@ -192,13 +192,24 @@ async def test_limit_of_sessions(wall, viewer_of) -> None:
     assert (await wall.stats())["refused"] == {"wall.full": 1}
 
 
-async def test_camera_without_picture(wall, camera, viewer_of) -> None:
+async def test_camera_without_picture(wall, camera, viewer_of, until) -> None:
     await camera.stop()
     camera.gop.clear()
     answer = await wall.http.post("/whep/c-1/main", content=await viewer_of(wall, "c-1").offer(), headers=SDP)
     assert (answer.status_code, answer.json()["code"]) == (409, "wall.not_live")
     assert answer.headers["retry-after"]
-    assert camera.open == 0
+    assert camera.open == 1  # stays for the viewer's next attempt
+    await until(lambda: camera.open == 0)
+
+
+async def test_viewer_of_a_camera_with_a_long_gop_gets_its_keyframe_at_a_later_attempt(wall, camera, viewer_of) -> None:
+    await camera.stop()
+    camera.gop.clear()
+    offer = await viewer_of(wall, "c-1").offer()
+    assert (await wall.http.post("/whep/c-1/main", content=offer, headers=SDP)).status_code == 409
+    camera.publish(camera.clip.unit(0))
+    assert (await wall.http.post("/whep/c-1/main", content=offer, headers=SDP)).status_code == 201
+    assert camera.opened == 1
 
 
 async def test_cached_pictures_of_a_camera_that_is_gone_are_not_shown_as_live(wall, camera, viewer_of) -> None:
