@@ -104,6 +104,11 @@ class RtspConnection(asyncio.Protocol):
         if self._transport is not None and not self._transport.is_closing():
             self._transport.write(data)
 
+    def ignore_media(self) -> None:
+        """The session is closing: nothing is delivered any more."""
+        self.reader.ignore_media()
+        self.on_chunk, self.after_chunk = _no_chunk, _no_after
+
     def close(self) -> None:
         """Close after what is still to be sent; `lost` is set when done."""
         if self._transport is not None:

@@ -17,6 +17,7 @@ slice, and joins a unit's slices once. Policies:
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 from itertools import accumulate, pairwise
 
@@ -26,9 +27,10 @@ from ingest.rtsp.timeline import Timeline
 
 MAX_UNIT_BYTES = 8 << 20
 MAX_UNIT_NALS = 1024
-MAX_UNIT_PARTS = 16_384
 MAX_SEQUENCE_GAP = 3000  # RFC 3550 A.1 MAX_DROPOUT: a wider gap is a restart, not a loss
 
+_PART_WEIGHT = 64  # what a packet's or NAL unit's bookkeeping costs, counted towards MAX_UNIT_BYTES
+_FRAME_HEAD = struct.Struct(">HHHH8s").unpack_from  # `$` and channel, length, RTP's first two bytes, sequence, stamp
 _NEVER: tuple[bytes, ...] = ()
 _NO_STAMP = b"\xff" * 9  # never found in the eight bytes of a real one
 _STARTS_H264 = tuple(START_CODE + bytes((header,)) for header in range(256))
@@ -69,7 +71,7 @@ class Depacketiser:
         self._middle_bytes = 0
         self._in_fragments = False
         self._end_bits_seen = False
-        self._unit_bytes = 0
+        self._unit_weight = 0
         self._unit_lost = 0
         self._damaged = False
         self._damaged_key = False
@@ -107,9 +109,42 @@ class Depacketiser:
             self._parts.append(d[s + self._middle_bytes : e])
         else:
             self._payload(d, s, e)
-        self._unit_bytes += e - s
+        self._unit_weight += e - s + _PART_WEIGHT
         if second & 0x80:
             self._marker()
+
+    def run(self, d: bytes, o: int, n: int, head: int) -> int:
+        """Interleaved frames from `d[o]` on, as long as they only continue the fragmented NAL unit in progress.
+
+        Most packets of a camera are such, and nothing is new in them but their payload. `head` is `$` and the channel
+        as one number. Returns the offset of the first frame that is something else; `packet()` knows what.
+        """
+        middle = self._middle
+        if middle is _NEVER:
+            return o
+        skip = 16 + self._middle_bytes
+        stamp, plain, sequence, parts = self._stamp, 0x8000 | self.payload_type, self._next_sequence, self._parts
+        begin, count = o, 0
+        while o + 20 <= n:
+            start, length, kind, number, its_stamp = _FRAME_HEAD(d, o)
+            e = o + 4 + length
+            if (
+                number != sequence
+                or its_stamp != stamp
+                or kind != plain
+                or start != head
+                or e > n
+                or not d.startswith(middle, o + 16)
+            ):
+                break
+            parts.append(d[o + skip : e])
+            sequence = (sequence + 1) & 0xFFFF
+            count += 1
+            o = e
+        self._next_sequence = sequence
+        self.packets += count
+        self._unit_weight += o - begin + _PART_WEIGHT * count
+        return o
 
     def learn(self, sets: list[bytes]) -> None:
         """Take in parameter sets, in-band or from SDP."""
@@ -120,7 +155,7 @@ class Depacketiser:
 
     def chunk_done(self) -> None:
         """After every chunk of packets: keep the unit in progress within its bounds."""
-        if self._unit_bytes > MAX_UNIT_BYTES or len(self._parts) > MAX_UNIT_PARTS or len(self._starts) > MAX_UNIT_NALS:
+        if self._unit_weight > MAX_UNIT_BYTES:
             self.oversized_units += 1
             is_key = self._has_key
             self._forget_unit()
@@ -197,6 +232,7 @@ class Depacketiser:
             self._end()
 
     def _begin_nal(self, kind: int, start: bytes) -> None:
+        self._unit_weight += _PART_WEIGHT
         self._headers.append(kind)
         self._starts.append(len(self._parts))
         self._parts.append(start)
@@ -234,7 +270,7 @@ class Depacketiser:
         self._starts.clear()
         self._middle = _NEVER
         self._in_fragments = False
-        self._unit_bytes = 0
+        self._unit_weight = 0
         self._damaged = self._damaged_key = False
         self._has_picture = self._has_key = self._has_sets = self._has_filler = False
 
@@ -249,7 +285,7 @@ class Depacketiser:
         self.seen_units += 1
         self.last_unit_s = self.received_s
         self.highest_sequence = self._extend(self._next_sequence - 1 & 0xFFFF)
-        if self._damaged or (self._in_fragments and self._end_bits_seen):
+        if self._damaged or (self._in_fragments and self._end_bits_seen) or len(self._starts) > MAX_UNIT_NALS:
             self._drop_damaged()
             return
         is_key = self._has_key

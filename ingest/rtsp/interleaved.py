@@ -34,7 +34,10 @@ _BEGINNINGS = (
 
 
 class InterleavedReader:
-    """`feed` calls back synchronously: `on_rtp(bytes, start, end)` for channel `rtp_channel`, and the others."""
+    """`feed` calls back synchronously: `on_rtp(bytes, start, end)` for each frame of channel `rtp_channel`, and others.
+
+    `on_run(bytes, start, end, head)` may take several frames at once (see `Depacketiser.run`).
+    """
 
     def __init__(
         self,
@@ -42,6 +45,7 @@ class InterleavedReader:
         on_rtcp: Callable[[bytes], None],
     ) -> None:
         self.on_rtp: Callable[[bytes, int, int], None] = _ignore
+        self.on_run: Callable[[bytes, int, int, int], int] = _no_run
         self.rtp_channel = -1
         self.rtcp_channel = -1
         self.garbage_bytes = 0
@@ -50,6 +54,10 @@ class InterleavedReader:
         self._on_message = on_message
         self._on_rtcp = on_rtcp
         self._rest = b""
+
+    def ignore_media(self) -> None:
+        """From now on only messages matter."""
+        self.on_rtp, self.on_run = _ignore, _no_run
 
     def feed(self, d: bytes) -> None:
         """Take in received bytes.
@@ -60,7 +68,9 @@ class InterleavedReader:
         if self._rest:
             d = self._rest + d
         o, n = 0, len(d)
-        rtp_channel, on_rtp = self.rtp_channel, self.on_rtp
+        rtp_channel, on_rtp, on_run = self.rtp_channel, self.on_rtp, self.on_run
+        head = _DOLLAR << 8 | rtp_channel
+        o = on_run(d, 0, n, head)
         while o + 4 <= n:
             if d[o] == _DOLLAR:
                 e = o + 4 + (d[o + 2] << 8 | d[o + 3])
@@ -69,7 +79,7 @@ class InterleavedReader:
                     if e > n:
                         break
                     on_rtp(d, o + 4, e)
-                    o = e
+                    o = on_run(d, e, n, head)
                     continue
                 if channel <= 31 or channel == self.rtcp_channel:
                     if e > n:
@@ -82,7 +92,8 @@ class InterleavedReader:
                     continue
             before = o
             o = self._message_or_garbage(d, o)
-            rtp_channel, on_rtp = self.rtp_channel, self.on_rtp
+            rtp_channel, on_rtp, on_run = self.rtp_channel, self.on_rtp, self.on_run
+            head = _DOLLAR << 8 | rtp_channel
             if o == before:
                 break
         self._rest = d[o:] if o < n else b""
@@ -133,3 +144,7 @@ def _looks_like_message(d: bytes, o: int) -> bool:
 
 def _ignore(d: bytes, start: int, end: int) -> None:
     """Frames before PLAY, or of a track that nobody set up."""
+
+
+def _no_run(d: bytes, start: int, end: int, head: int) -> int:
+    return start

@@ -150,8 +150,7 @@ class RtspSession:
         if self._keep_alive:
             self._keep_alive.cancel()
         if connection is not None and self._session_id is not None and not connection.lost.done():
-            connection.on_chunk = _ignore_chunk
-            connection.reader.on_rtp = _ignore_packet
+            connection.ignore_media()
             try:
                 headers = self._headers("TEARDOWN", self._aggregate)
                 await connection.request("TEARDOWN", self._aggregate, headers, TEARDOWN_WAIT_S)
@@ -270,6 +269,7 @@ class RtspSession:
         channels = grant.channels or (0, 1)
         connection.reader.rtp_channel, connection.reader.rtcp_channel = channels
         connection.reader.on_rtp = depacketiser.packet
+        connection.reader.on_run = depacketiser.run
         connection.on_chunk = self._on_chunk
         connection.after_chunk = depacketiser.chunk_done
 
@@ -467,15 +467,6 @@ class RtspSession:
             self._udp.close()
             self._udp = None
         if self._connection is not None:
-            self._connection.on_chunk = _ignore_chunk
-            self._connection.reader.on_rtp = _ignore_packet
+            self._connection.ignore_media()
             self._connection.abort()
             self._connection = None
-
-
-def _ignore_chunk(received_s: float) -> None:
-    """After closing, chunks mean nothing."""
-
-
-def _ignore_packet(d: bytes, start: int, end: int) -> None:
-    """After closing, packets mean nothing."""
