@@ -57,7 +57,7 @@ class ControlServer:
             middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=[host, "localhost"])],
             exception_handlers={GridwatchError: _unknown},
         )
-        config = uvicorn.Config(app, lifespan="off", access_log=False, log_config=None)
+        config = uvicorn.Config(app, lifespan="off", access_log=False, log_config=None, log_level="warning")
         self._server = _QuietServer(config)
         self._task: asyncio.Task[None] | None = None
 

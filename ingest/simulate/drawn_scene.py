@@ -90,9 +90,10 @@ def _burn_clock(picture: NDArray[np.uint8], time_s: float) -> None:
         top, bottom = int(_CLOCK_TOP * height), int((_CLOCK_TOP + _CLOCK_CELL_HEIGHT) * height)
         picture[top:bottom, left:right] = 235 if bit else 16
     text = f"{int(time_s // 60):02d}:{time_s % 60:05.2f}"
-    place = int(_CLOCK_LEFT * width), int(height * 0.19)
-    cv2.putText(picture, text, place, cv2.FONT_HERSHEY_SIMPLEX, height / 420, (0, 0, 0), max(2, height // 90))
-    cv2.putText(picture, text, place, cv2.FONT_HERSHEY_SIMPLEX, height / 420, (255, 255, 255), max(1, height // 200))
+    left, base = int(_CLOCK_LEFT * width), int(height * 0.19)
+    cv2.rectangle(picture, (left, int(height * 0.11)), (left + int(width * 0.22), int(height * 0.21)), (0, 0, 0), -1)
+    thickness = max(1, height // 200)
+    cv2.putText(picture, text, (left, base), cv2.FONT_HERSHEY_SIMPLEX, height / 420, (255, 255, 255), thickness)
 
 
 def read_burnt_clock(luma: NDArray[np.uint8]) -> float | None:

@@ -11,7 +11,7 @@ from typing import Final, Literal
 from ingest.access_unit import Codec
 from ingest.simulate.scenes import WALKER_DURATION_S, SceneName
 
-RECIPE_VERSION: Final = 1
+RECIPE_VERSION: Final = 2
 
 Cadence = Literal["steady", "night"]  # night: full rate in the first half of the loop, 12 fps in the second
 
