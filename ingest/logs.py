@@ -32,6 +32,7 @@ def set_up_logs(process: str, level: int = logging.INFO) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
-    for chatty in ("amqtt", "transitions", "aioice", "aiortc", "mqtt", "uvicorn.access", "httpx", "httpcore"):
+    for chatty in ("amqtt", "transitions", "aioice", "aiortc", "mqtt", "uvicorn", "httpx", "httpcore"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
+    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     structlog.contextvars.bind_contextvars(process=process)

@@ -1,0 +1,141 @@
+"""An ingest worker: its cameras' links, the packets' tap, and the watcher that turns keyframes into events.
+
+Argument: the worker's number. Events go into its spool, durable before anything else happens to them; its report file
+is its heartbeat. Killed at any instruction, the next start closes what was left open and goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import sys
+import time
+from typing import Any
+
+from analytics.detector import OnnxDetector
+from analytics.evidence import EvidenceStore
+from analytics.last_pictures import LastPictures
+from analytics.model import load_model
+from analytics.watch import Watcher
+from command.epoch import next_epoch
+from command.processes.child import beat, every, run_child
+from command.settings import Settings
+from command.worker_report import report_body
+from ingest.access_unit import StreamName
+from ingest.bell import Bell
+from ingest.camera import Camera
+from ingest.clock import SystemClock
+from ingest.connect_gate import ConnectGate
+from ingest.event import Event
+from ingest.fanout import Fanout
+from ingest.health import CameraState, StreamHealth
+from ingest.link import CameraLink
+from ingest.spool import Spool
+from ingest.streams import Streams, read_streams
+from ingest.tap import TapServer
+
+log = logging.getLogger(__name__)
+
+FIRST_BEAT_S = 1.0
+
+
+class Worker:
+    """The cameras of one worker. `run` returns when `stop` is set, with every session torn down."""
+
+    def __init__(self, name: str, settings: Settings, streams: Streams) -> None:
+        self._name = name
+        self._settings = settings
+        self._clock = SystemClock()
+        self._spool = Spool(settings.spools / f"{name}.spool", bell=Bell(settings.run / "store.bell"))
+        self._watcher = Watcher(
+            streams.cameras,
+            emit=self._emit,
+            detector=OnnxDetector(load_model()),
+            evidence=EvidenceStore(settings.evidence),
+            pictures=LastPictures(settings.pictures),
+            open_events=settings.spools / f"{name}.open.json",
+            epoch=next_epoch(settings.spools / f"{name}.epoch"),
+            timezone=streams.zone_info,
+            clock=self._clock,
+        )
+        gate = ConnectGate()
+        self._links: dict[tuple[str, str], CameraLink] = {}
+        self._analysed: dict[str, StreamName] = {}
+        for camera in streams.cameras:
+            self._add(camera, gate)
+
+    def _add(self, camera: Camera, gate: ConnectGate) -> None:
+        analysed: StreamName = "sub" if camera.sub is not None else "main"
+        self._analysed[camera.id] = analysed
+        urls = [("main", camera.main)] + ([("sub", camera.sub)] if camera.sub is not None else [])
+        for stream, url in urls:
+            self._links[camera.id, stream] = CameraLink(
+                camera.id,
+                "sub" if stream == "sub" else "main",
+                url,
+                clock=self._clock,
+                gate=gate,
+                transport=camera.transport,
+                on_state=self._on_state if stream == analysed else None,
+            )
+
+    def _emit(self, event: Event) -> None:
+        self._spool.put("event", event.model_dump_json())
+
+    def _on_state(self, health: StreamHealth) -> None:
+        if health.state not in (CameraState.LIVE, CameraState.CONNECTING, CameraState.WAITING):
+            self._watcher.camera_lost(health.camera_id)
+
+    def _fanout(self, camera_id: str, stream: str) -> Fanout | None:
+        link = self._links.get((camera_id, stream))
+        return link.fanout if link is not None else None
+
+    async def _feed(self, camera_id: str) -> None:
+        """Keyframes of one camera to the watcher, which takes the newest when it gets to it."""
+        link = self._links[camera_id, self._analysed[camera_id]]
+        async for unit in link.fanout.join("analysis", capacity_units=2, keyframes_only=True):
+            self._watcher.on_keyframe(camera_id, unit)
+
+    def _analysis(self) -> dict[str, Any]:
+        return {
+            "cameras": self._watcher.stats(),
+            "untold_events": self._watcher.untold_events,
+            "cpu_s": time.process_time(),
+        }
+
+    def _report(self) -> None:
+        healths = [link.health() for link in self._links.values()]
+        beat(self._settings.run / f"{self._name}.json", report_body(self._name, healths, self._analysis()))
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Pull, watch and tell until `stop`."""
+        await self._watcher.start()
+        tap = TapServer(self._settings.tap_socket, self._fanout)
+        await tap.start()
+        feeds = [asyncio.create_task(self._feed(camera), name=f"feed {camera}") for camera in self._analysed]
+        for link in self._links.values():
+            link.start()
+        try:
+            await every(FIRST_BEAT_S, stop, self._report)
+        finally:
+            await tap.stop()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(4):
+                    await asyncio.gather(*(link.stop() for link in self._links.values()))
+            for feed in feeds:
+                feed.cancel()
+            await asyncio.gather(*feeds, return_exceptions=True)
+            await self._watcher.stop()
+            await asyncio.to_thread(self._spool.close)
+
+
+async def main(settings: Settings, stop: asyncio.Event) -> None:
+    """Run the worker of the first argument."""
+    streams, _ = read_streams(settings.streams)
+    assert streams is not None  # the supervisor has refused an unreadable file
+    await Worker(f"worker-{sys.argv[1]}", settings, streams).run(stop)
+
+
+if __name__ == "__main__":
+    run_child("worker", main)
