@@ -152,8 +152,8 @@ async def patrol(device: PatrolDevice, zone: ZoneInfo, auto: frozenset[str], rea
     try:
         await asyncio.wait((running, typing, leaving), return_when=asyncio.FIRST_COMPLETED)
     finally:
-        for task in (running, typing, leaving):
-            task.cancel()
+        for part in (running, typing, leaving):
+            part.cancel()
         results = await asyncio.gather(running, typing, leaving, return_exceptions=True)
     for result in results:
         if isinstance(result, Exception):

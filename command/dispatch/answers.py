@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +20,7 @@ from uuid import UUID
 
 import aiomqtt
 import psycopg
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from command.dispatch.address import MqttAddress
 from command.dispatch.apply import apply_answer, apply_receipts
@@ -110,7 +111,10 @@ class Answers:
             try:
                 await asyncio.to_thread(self._spool.put_many, [(KIND, body) for body in bodies])
                 break
-            except GridwatchError as error:  # disk full: hold on to them, devices repeat what comes meanwhile
+            except (
+                GridwatchError,
+                sqlite3.Error,
+            ) as error:  # disk full: hold on to them, devices repeat what comes meanwhile
                 log.error("answers cannot be kept on disk", extra={"reason": str(error)})
                 await asyncio.sleep(RECONNECT_S)
         self.counts.taken += len(bodies)
@@ -136,8 +140,8 @@ class Answers:
                             await asyncio.to_thread(self._spool.remove_through, rows[-1].seq)
                         else:
                             await self._wait()
-            except (psycopg.Error, GridwatchError, OSError) as error:
-                log.warning("answers wait on disk", extra={"waiting": self._spool.count, "reason": str(error).strip()})
+            except (psycopg.Error, GridwatchError, sqlite3.Error, OSError) as error:
+                log.warning("answers wait on disk", extra={"reason": str(error).strip()})
                 await asyncio.sleep(RECONNECT_S)
 
     async def _wait(self) -> None:
@@ -218,9 +222,15 @@ def _refusal(spooled: str) -> TaskMessage | None:
     """A reply that ends the device's repeating, when the body at least says which answer it was."""
     said = json.loads(spooled)
     try:
-        answer_id = UUID(json.loads(said["body"])["answer_id"])
-    except (ValueError, TypeError, KeyError, AttributeError):
+        named = _Named.model_validate_json(said["body"])
+    except ValidationError:
         return None
     return TaskMessage(
-        person_id=said["person_id"], answer_id=answer_id, answer_applied=False, answer_why="answer.invalid"
+        person_id=said["person_id"], answer_id=named.answer_id, answer_applied=False, answer_why="answer.invalid"
     )
+
+
+class _Named(BaseModel):
+    """The least that a reply needs."""
+
+    answer_id: UUID

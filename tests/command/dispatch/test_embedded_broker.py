@@ -204,7 +204,7 @@ async def test_garbage_and_giants_end_their_connection_only(place: Place, monkey
     async with place.client(SERVICE, "gridwatch/answers/+") as service:
         with pytest.raises(aiomqtt.MqttError):
             async with place.client("p-2") as giant:
-                await giant.client.publish("gridwatch/answers/p-2", b"x" * (MAX_PACKET_BYTES + 1), qos=1, timeout=5)
+                await giant.client.publish("gridwatch/answers/p-2", b"x" * (MAX_PACKET_BYTES + 1), qos=1, timeout=1)
         async with place.client("p-1") as person:
             await person.client.publish("gridwatch/answers/p-1", b"alive", qos=1)
             await until(lambda: len(service.messages) == 1, "the broker goes on")
