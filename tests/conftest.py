@@ -15,7 +15,7 @@ import pytest
 from command.store.embedded import EmbeddedPostgres
 from command.store.migrate import migrate
 
-pytest_plugins = ("tests.faults.proxy",)
+pytest_plugins = ("tests.faults.proxy", "tests.browser")
 
 _numbers = itertools.count(1)
 

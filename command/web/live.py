@@ -127,6 +127,10 @@ class LiveHub:
         for listener in self._listeners:
             listener.end()
 
+    def reopen(self) -> None:
+        """Take listeners again after `close`."""
+        self._closed = False
+
     def join(self) -> Listener:
         """A new listener, its first messages being the server's time and all camera states.
 

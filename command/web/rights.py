@@ -29,7 +29,7 @@ RIGHTS: dict[str, tuple[str, str]] = {
     "events.read": ("查看事件", "see events"),
     "evidence.read": ("查看事件的证据图片", "see the evidence of events"),
     "cases.read": ("查看案件", "see cases"),
-    "cases.step": ("推进案件(核查、结案、作废、退回)", "move a case on (verify, close, dismiss, send back)"),
+    "cases.step": ("推进案件（核查、结案、作废、退回）", "move a case on (verify, close, dismiss, send back)"),
     "tasks.read": ("查看任务", "see tasks"),
     "town.read": ("查看全镇概况", "see the town at a glance"),
     "live.listen": ("接收实时变化", "listen to changes as they happen"),

@@ -57,7 +57,7 @@ def _streams(streams: Sequence[StreamHealth], lang: str) -> list[StreamShape]:
 @router.get(
     "/{camera_id}/picture",
     response_class=Response,
-    responses={200: _JPEG, 304: {"description": "unchanged"}, 404: {"description": "unknown camera or no picture yet"}},
+    responses={200: _JPEG, 204: {"description": "none yet"}, 304: {"description": "unchanged"}},
     dependencies=[right("cameras.watch")],
 )
 async def read_picture(camera_id: str, state: State, if_none_match: Annotated[str | None, Header()] = None) -> Response:
@@ -67,7 +67,9 @@ async def read_picture(camera_id: str, state: State, if_none_match: Annotated[st
         return Response(status_code=304, headers={"etag": _tag(taken_at.timestamp()), "cache-control": "no-cache"})
     found = await asyncio.to_thread(state.pictures.get, camera_id)
     if found is None:
-        raise GridwatchError("web.no_picture", camera=camera_id[:100])
+        if all(stream.camera_id != camera_id for stream in state.health()):
+            raise GridwatchError("web.unknown_camera", camera=camera_id[:100])
+        return Response(status_code=204)
     jpeg, taken_at = found
     headers = Headers(
         {

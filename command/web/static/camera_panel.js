@@ -101,6 +101,7 @@ class CameraView {
     if (returned) this.watch();
     else if (lost) this.unwatch();
     this.tellState();
+    if (returned || lost) this.readFigures();
   }
 
   tellState() {
@@ -125,7 +126,7 @@ class CameraView {
     try {
       const answer = await call(`cameras/${encodeURIComponent(this.camera.camera_id)}/picture`);
       const tag = answer.headers.get("etag");
-      if (this.gone || tag === this.pictureTag) return;
+      if (this.gone || answer.status === 204 || tag === this.pictureTag) return;
       const url = URL.createObjectURL(await answer.blob());
       const image = new Image();
       image.src = url;

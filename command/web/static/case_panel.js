@@ -102,7 +102,7 @@ function tasks(entry) {
 function steps(entry) {
   const rows = entry.steps.map((step) => el("li", {},
     el("time", {}, moment(step.at, nowMs())), el("span", {}, stepWord(step.step)),
-    el("span.grow", {}, step.note ?? ""), el("span.by", {}, step.person_name ?? step.person_id ?? word("system"))));
+    el("span.grow", {}, step.note ?? ""), el("span.by", {}, step.person_name ?? (step.person_id === "operator" ? word("operator") : step.person_id ?? word("system")))));
   return el("section.steps", {}, el("h3", {}, word("steps")), el("ol", {}, ...rows));
 }
 

@@ -15,13 +15,16 @@ const place = ([lon, lat]) => [lat, lon];
 export function startMap(openCamera) {
   map = L.map("map", { zoomSnap: 0.25, attributionControl: false, preferCanvas: true, keyboardPanDelta: 120 });
   L.control.scale({ imperial: false }).addTo(map);
+  fit(); // before anything is drawn: a mark has no element until the map has a view
   drawGrids();
   for (const camera of town.cameras.values()) drawCamera(camera, openCamera);
   map.on("zoomend", nearness);
-  fit();
   nearness();
   new ResizeObserver(() => map.invalidateSize({ pan: false })).observe(byId("map"));
-  on("health", (ids) => ids.forEach(showCamera));
+  on("health", (ids) => {
+    const alerts = alerted();
+    for (const id of ids) showCamera(id, alerts);
+  });
   on("lists", showAll);
   showAll();
 }
@@ -33,7 +36,7 @@ function fit() {
   if (bounds.isValid()) {
     map.fitBounds(bounds, { padding: [18, 18], animate: false });
     map.setMinZoom(map.getZoom() - 1);
-    map.setMaxBounds(bounds.pad(0.5));
+    map.setMaxBounds(bounds.pad(1.5));
   } else map.setView([38.4, 115.8], 12);
 }
 
@@ -99,9 +102,13 @@ function showAll() {
   for (const cameraId of pins.keys()) showCamera(cameraId, alerts);
 }
 
-/** Mark a camera and bring it into view; null marks none. */
+/** Mark a camera and bring it into view beside the panel; null marks none. */
 export function pointAt(cameraId) {
   const before = chosen;
   chosen = cameraId;
   for (const id of [before, cameraId]) if (id) showCamera(id);
+  const pin = pins.get(cameraId);
+  if (!pin) return;
+  const left = byId("panel").hidden ? 40 : byId("panel").offsetWidth + 40;
+  if (left < map.getSize().x - 80) map.panInside(pin.getLatLng(), { paddingTopLeft: [left, 40], paddingBottomRight: [40, 40] });
 }

@@ -18,7 +18,9 @@ export function on(topic, hearer) {
   return () => hearers.get(topic).delete(hearer);
 }
 export function tell(topic, fact) {
-  for (const hearer of [...(hearers.get(topic) ?? [])]) hearer(fact);
+  for (const hearer of [...(hearers.get(topic) ?? [])]) {
+    try { hearer(fact); } catch (error) { reportError(error); } // one part's fault must not silence the others
+  }
 }
 
 export const nowMs = () => Date.now() + town.offsetMs;
