@@ -10,6 +10,7 @@ import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import psutil
 import pytest
 import uvicorn
 from playwright.async_api import Browser, Page, async_playwright
@@ -61,8 +62,12 @@ def chromium_path() -> str:
 
 @pytest.fixture
 async def browser(chromium_path: str) -> AsyncIterator[Browser]:
+    flags = list(FLAGS)
+    if not any(interface.isup for name, interface in psutil.net_if_stats().items() if name != "lo"):
+        # Else Chromium sees no network at all. Not given otherwise: it must work as operators start it.
+        flags += ["--allow-loopback-in-peer-connection", "--disable-features=WebRtcHideLocalIpsWithMdns"]
     async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=chromium_path, args=FLAGS)
+        browser = await playwright.chromium.launch(executable_path=chromium_path, args=flags)
         yield browser
         await browser.close()
 
