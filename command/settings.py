@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import os
+import stat
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
@@ -17,6 +21,21 @@ def default_home() -> Path:
     if os.geteuid() == 0:
         return Path("/var/lib/gridwatch")
     return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share") / "gridwatch"
+
+
+@cache
+def _run_folder(home: Path) -> Path:
+    name = f"gridwatch-{os.geteuid()}-{hashlib.sha256(os.fsencode(home)).hexdigest()[:12]}"
+    for base in (os.environ.get("XDG_RUNTIME_DIR"), "/run" if os.geteuid() == 0 else None, "/dev/shm"):  # noqa: S108
+        if not base:
+            continue
+        folder = Path(base) / name
+        with contextlib.suppress(OSError):
+            folder.mkdir(mode=0o700, exist_ok=True)
+            status = folder.lstat()
+            if stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid() and not status.st_mode & 0o077:
+                return folder  # ours alone; a folder that somebody else put there first is never used
+    return home / "run"
 
 
 def _port(name: str, default: str) -> int:
@@ -122,5 +141,9 @@ class Settings:
 
     @property
     def run(self) -> Path:
-        """Local sockets; kept short, since a socket path ends at 107 bytes."""
-        return self.home / "run"
+        """Local sockets, heartbeats and last pictures: what is rewritten all the time and worth nothing after a reboot.
+
+        In memory where the system has such a place (a rename on a busy disk may block for seconds), else in the home.
+        Short, since a socket path ends at 107 bytes; one folder a home, 0700.
+        """
+        return _run_folder(self.home)
