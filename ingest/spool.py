@@ -18,6 +18,7 @@ import logging
 import os
 import sqlite3
 import threading
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -160,21 +161,22 @@ class Spool:
 
     # ---- reading
 
-    def read(self, limit: int, after: int = 0) -> list[SpoolRow]:
-        """The oldest `limit` rows with a sequence number above `after`, in order. Empty when nothing waits."""
+    def read(self, limit: int, after: int = 0, kind: str | None = None) -> list[SpoolRow]:
+        """The oldest `limit` rows numbered above `after`, of one kind or all, in order. Empty when nothing waits."""
         with self._turn, self._mending():
             self._follow()
             found = self._db.execute(
-                "SELECT seq, kind, body FROM rows WHERE seq > ? ORDER BY seq LIMIT ?", (after, limit)
+                "SELECT seq, kind, body FROM rows WHERE seq > ?1 AND (?2 IS NULL OR kind = ?2) ORDER BY seq LIMIT ?3",
+                (after, kind, limit),
             )
             return [SpoolRow(*row) for row in found]
 
-    def remove_through(self, seq: int) -> None:
-        """Forget every row up to and including `seq`. Not fsynced: a power cut may bring rows back."""
+    def remove_through(self, seq: int, kind: str | None = None) -> None:
+        """Forget every row (of one kind or all) up to and including `seq`. Not fsynced: power cuts bring rows back."""
         with self._turn, self._mending():
             self._follow()
             with self._transaction():
-                self._db.execute("DELETE FROM rows WHERE seq <= ?", (seq,))
+                self._db.execute("DELETE FROM rows WHERE seq <= ?1 AND (?2 IS NULL OR kind = ?2)", (seq, kind))
             self._shrink()
 
     def remove(self, seqs: Iterable[int]) -> None:
@@ -229,8 +231,15 @@ class Spool:
     # ---- the file
 
     def _open(self) -> tuple[sqlite3.Connection, int]:
+        deadline_s = time.monotonic() + _BUSY_S
         try:
-            return self._connect()
+            while True:
+                try:
+                    return self._connect()
+                except sqlite3.OperationalError as busy:  # two open a new file at once: the change to WAL does not wait
+                    if busy.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline_s:
+                        raise
+                    time.sleep(0.01)
         except sqlite3.DatabaseError as error:
             if error.sqlite_errorcode not in _DAMAGED:
                 raise
