@@ -1,8 +1,8 @@
-"""Answers of devices and steps of operators, applied to tasks and cases under row locks, each step one append-only row.
+"""Answers of devices, applied to tasks under row locks, each answer one append-only row.
 
-Every step names the revision that its person saw. Of two steps upon the same revision one wins; the loser, and whatever
-comes late, from a stranger, or for a recalled task, is kept as a not-applied row with the code of the reason. Locks are
-taken case first, then task, so that no two of these transactions wait for each other.
+Every answer names the revision that its person saw. Of two upon the same revision one wins; the loser, and whatever
+comes late, from a stranger, or for a recalled task, is kept as a not-applied row with the code of the reason. Steps on
+cases are in `case_steps.py` (their names are here too: this is the door for the API).
 """
 
 from __future__ import annotations
@@ -15,29 +15,14 @@ from uuid import UUID
 import psycopg
 from psycopg.rows import tuple_row
 
+from command.dispatch.case_steps import Applied as Applied
+from command.dispatch.case_steps import Conflict as Conflict
+from command.dispatch.case_steps import apply_case_step as apply_case_step
+from command.dispatch.case_steps import lock_case, take_case_step
 from command.dispatch.notify import Change, notify_changes, ring_outbox
-from command.dispatch.offer import Offer, holders, offer_tasks, task_body, tell_devices
-from command.dispatch.states import CASE, CASE_AFTER_LEAD, CASE_FOLLOWS, RECALLS_LEAD, TASK, Who, case_is_open
+from command.dispatch.offer import task_body, tell_devices
+from command.dispatch.states import CASE_AFTER_LEAD, TASK, Who
 from command.dispatch.wire import Answer, TaskMessage
-from ingest.event import new_id
-
-
-@dataclass(frozen=True)
-class Applied:
-    """The step is done; where the case stands now."""
-
-    case_id: UUID
-    revision: int
-    state: str
-
-
-@dataclass(frozen=True)
-class Conflict:
-    """The step is not done: `why` is a code (`case.unknown`, `case.stale`, `case.not_allowed`, `case.nobody`)."""
-
-    why: str
-    revision: int | None = None
-    state: str | None = None
 
 
 async def apply_receipts(conn: psycopg.AsyncConnection[Any], receipts: Sequence[Answer]) -> int:
@@ -138,50 +123,16 @@ async def apply_answer(conn: psycopg.AsyncConnection[Any], answer: Answer) -> Ta
         await tell_devices(conn, [task.task_id], extra={"answer_id": str(answer.answer_id), "answer_applied": True})
         changes: list[Change] = [("task", task.task_id)]
         if task.is_lead:
-            case = await _lock_case(conn, task.case_id)
+            case = await lock_case(conn, task.case_id)
             assert case is not None, "a task's case cannot be gone"
             for name in CASE_AFTER_LEAD.get(answer.step, ()):
                 who: Who = "system" if name == "dispatch" else "holder"
-                await _case_step(conn, case, name, who, person_id if who == "holder" else None, answer.note, changes)
+                await take_case_step(
+                    conn, case, name, who, person_id if who == "holder" else None, answer.note, changes
+                )
         await notify_changes(conn, changes)
         await ring_outbox(conn)
         return await _reply(conn, answer, True, None)
-
-
-async def apply_case_step(
-    conn: psycopg.AsyncConnection[Any],
-    case_id: UUID,
-    expected_revision: int,
-    step: str,
-    person: str,
-    note: str | None = None,
-    *,
-    to_person: str | None = None,
-    step_id: UUID | None = None,
-) -> Applied | Conflict:
-    """An operator's step (`verify`, `dismiss`, `send_back`, `dispatch`, `reopen`, …) with what follows from it.
-
-    `expected_revision` is the case's revision that the operator saw. `to_person` names who gets the task where the step
-    leads to a dispatch. `step_id` makes a repetition harmless: it is answered with where the case stands.
-    """
-    async with conn.transaction():
-        case = await _lock_case(conn, case_id)
-        if case is None:
-            return Conflict("case.unknown")
-        if step_id is not None and await _case_step_known(conn, step_id):
-            return Applied(case_id, case.revision, case.state)
-        if case.revision != expected_revision:
-            return Conflict("case.stale", case.revision, case.state)
-        if CASE.next_state(case.state, step, "operator") is None:
-            return Conflict("case.not_allowed", case.revision, case.state)
-        changes: list[Change] = []
-        if not await _case_step(conn, case, step, "operator", person, note, changes, to_person, step_id):
-            return Conflict("case.nobody", case.revision, case.state)
-        for name in CASE_FOLLOWS.get(step, ()):
-            await _case_step(conn, case, name, "system", None, note, changes, to_person)
-        await notify_changes(conn, changes)
-        await ring_outbox(conn)
-        return Applied(case_id, case.revision, case.state)
 
 
 @dataclass
@@ -194,21 +145,13 @@ class _Task:
     is_lead: bool
 
 
-@dataclass
-class _Case:
-    case_id: UUID
-    grid_id: str | None
-    state: str
-    revision: int
-
-
 async def _lock_task(conn: psycopg.AsyncConnection[Any], task_id: UUID) -> _Task | None:
     async with conn.cursor(row_factory=tuple_row) as cursor:
         await cursor.execute("SELECT case_id FROM tasks WHERE task_id = %s", (task_id,))
         row = await cursor.fetchone()
         if row is None:
             return None
-        await _lock_case(conn, row[0])
+        await lock_case(conn, row[0])
         await cursor.execute(
             "SELECT task_id, case_id, person_id, state, revision, is_lead FROM tasks WHERE task_id = %s FOR UPDATE",
             (task_id,),
@@ -217,26 +160,11 @@ async def _lock_task(conn: psycopg.AsyncConnection[Any], task_id: UUID) -> _Task
         return None if row is None else _Task(*row)
 
 
-async def _lock_case(conn: psycopg.AsyncConnection[Any], case_id: UUID) -> _Case | None:
-    async with conn.cursor(row_factory=tuple_row) as cursor:
-        await cursor.execute(
-            "SELECT case_id, grid_id, state, revision FROM cases WHERE case_id = %s FOR NO KEY UPDATE", (case_id,)
-        )
-        row = await cursor.fetchone()
-        return None if row is None else _Case(*row)
-
-
 async def _earlier(conn: psycopg.AsyncConnection[Any], answer_id: UUID) -> tuple[bool, str | None] | None:
     async with conn.cursor(row_factory=tuple_row) as cursor:
         await cursor.execute("SELECT applied, why FROM task_steps WHERE step_id = %s", (answer_id,))
         row = await cursor.fetchone()
         return None if row is None else (row[0], row[1])
-
-
-async def _case_step_known(conn: psycopg.AsyncConnection[Any], step_id: UUID) -> bool:
-    async with conn.cursor(row_factory=tuple_row) as cursor:
-        await cursor.execute("SELECT 1 FROM case_steps WHERE step_id = %s", (step_id,))
-        return await cursor.fetchone() is not None
 
 
 async def _note(
@@ -282,106 +210,3 @@ async def _reply(conn: psycopg.AsyncConnection[Any], answer: Answer, applied: bo
             "answer_why": why,
         }
     )
-
-
-async def _case_step(
-    conn: psycopg.AsyncConnection[Any],
-    case: _Case,
-    name: str,
-    who: Who,
-    person: str | None,
-    note: str | None,
-    changes: list[Change],
-    to_person: str | None = None,
-    step_id: UUID | None = None,
-) -> bool:
-    """One step of a locked case with what it does to the lead task; False when a dispatch finds nobody.
-
-    Raises:
-        AssertionError: the tables disagree with each other; everything is rolled back.
-    """
-    target = CASE.next_state(case.state, name, who)
-    assert target is not None, f"the table refuses {name!r} from {case.state!r} by {who}"
-    holder = await _next_holder(conn, case, to_person) if name == "dispatch" else None
-    if name == "dispatch" and holder is None:
-        return False
-    if name in RECALLS_LEAD:
-        await _recall_lead(conn, case.case_id, person, note, changes)
-    case.revision += 1
-    await conn.execute(
-        """
-        INSERT INTO case_steps (step_id, case_id, revision, at, person_id, step, from_state, to_state, note)
-        VALUES (%s, %s, %s, now(), %s, %s, %s, %s, %s)
-        """,
-        (step_id or new_id(), case.case_id, case.revision, person, name, case.state, target, note),
-    )
-    await conn.execute(
-        """
-        UPDATE cases SET state = %s, revision = %s, changed_at = now(),
-                         closed_at = CASE WHEN %s THEN NULL ELSE coalesce(closed_at, now()) END
-        WHERE case_id = %s
-        """,
-        (target, case.revision, case_is_open(target), case.case_id),
-    )
-    case.state = target
-    changes.append(("case", case.case_id))
-    if holder is not None:
-        offer = Offer(new_id(), case.case_id, case.grid_id, holder)
-        await offer_tasks(conn, [offer], person=person, note=note)
-        changes.append(("task", offer.task_id))
-    return True
-
-
-async def _next_holder(conn: psycopg.AsyncConnection[Any], case: _Case, to_person: str | None) -> str | None:
-    """Who gets the case's next lead task.
-
-    The named person; else whoever had it last and finished it (what is sent back goes to who did it); else the first
-    holder of the grid who has not refused it or lost it.
-    """
-    async with conn.cursor(row_factory=tuple_row) as cursor:
-        await cursor.execute("SELECT person_id FROM people WHERE person_id = %s AND removed_at IS NULL", (to_person,))
-        if (row := await cursor.fetchone()) is not None:
-            return str(row[0])
-        if to_person is not None:
-            return None
-        await cursor.execute(
-            """
-            SELECT person_id, t.state, p.removed_at IS NULL FROM tasks t JOIN people p USING (person_id)
-            WHERE case_id = %s AND is_lead ORDER BY offered_at DESC, task_id DESC
-            """,
-            (case.case_id,),
-        )
-        had = await cursor.fetchall()
-    if had and had[0][1] == "done" and had[0][2]:
-        return str(had[0][0])
-    gone = {person_id for person_id, state, _ in had if state in ("refused", "recalled", "expired")}
-    candidates = (await holders(conn, [case.grid_id])).get(case.grid_id, []) if case.grid_id else []
-    return next((person for person in candidates if person not in gone), None)
-
-
-async def _recall_lead(
-    conn: psycopg.AsyncConnection[Any], case_id: UUID, person: str | None, note: str | None, changes: list[Change]
-) -> None:
-    """Take the open lead task away and let its device know."""
-    async with conn.cursor(row_factory=tuple_row) as cursor:
-        await cursor.execute(
-            "SELECT task_id, state, revision FROM tasks WHERE case_id = %s AND is_lead AND state <> ALL(%s) FOR UPDATE",
-            (case_id, sorted(TASK.final)),
-        )
-        row = await cursor.fetchone()
-    if row is None:
-        return
-    task_id, state, revision = row
-    await conn.execute(
-        "UPDATE tasks SET state = 'recalled', revision = %s, changed_at = now() WHERE task_id = %s",
-        (revision + 1, task_id),
-    )
-    await conn.execute(
-        """
-        INSERT INTO task_steps (step_id, task_id, revision, at, person_id, step, from_state, to_state, applied, note)
-        VALUES (%s, %s, %s, now(), %s, 'recalled', %s, 'recalled', true, %s)
-        """,
-        (new_id(), task_id, revision + 1, person, state, note),
-    )
-    await tell_devices(conn, [task_id], note=note)
-    changes.append(("task", task_id))

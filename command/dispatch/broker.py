@@ -21,7 +21,8 @@ import asyncio
 import contextlib
 import logging
 import weakref
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ from amqtt.mqtt.protocol.broker_handler import BrokerProtocolHandler
 from amqtt.plugins.base import BaseAuthPlugin, BaseTopicPlugin
 from amqtt.session import Session
 
+from command.dispatch import topics
 from command.dispatch.accounts import PasswordFile
 from command.dispatch.topics import may, may_use_client_id
 from command.dispatch.wire import MAX_BODY_BYTES
@@ -46,6 +48,12 @@ MAX_PACKET_BYTES = 4 * MAX_BODY_BYTES
 MAX_CONNECTIONS = 4096
 QUEUED_OFFLINE = 1000  # messages an absent client's session keeps; the oldest go first, the outbox has them all
 FIRST_PACKET_WAIT_S = 10.0
+
+_ACTIONS: dict[Action, topics.Action] = {
+    Action.PUBLISH: "publish",
+    Action.SUBSCRIBE: "subscribe",
+    Action.RECEIVE: "receive",
+}
 
 
 class AccountAuth(BaseAuthPlugin):  # type: ignore[misc]  # amqtt is untyped
@@ -79,15 +87,13 @@ class AccountAuth(BaseAuthPlugin):  # type: ignore[misc]  # amqtt is untyped
 class TopicRights(BaseTopicPlugin):  # type: ignore[misc]  # amqtt is untyped
     """The table of `topics.py` for amqtt."""
 
-    _ACTIONS = {Action.PUBLISH: "publish", Action.SUBSCRIBE: "subscribe", Action.RECEIVE: "receive"}  # noqa: RUF012
-
     async def topic_filtering(
         self, *, session: Session | None = None, topic: str | None = None, action: Action | None = None
     ) -> bool:
         """Whether the session's account may do `action` on `topic`."""
         if session is None or session.username is None or topic is None or action is None:
             return False
-        return may(session.username, self._ACTIONS[action], topic)  # type: ignore[arg-type]
+        return may(session.username, _ACTIONS[action], topic)
 
 
 class EmbeddedBroker:
@@ -148,6 +154,14 @@ async def run_broker(host: str, port: int, passwd_path: Path, ready: asyncio.Eve
 
 class _Subscriptions(dict[str, list[tuple[Session, int]]]):
     """amqtt walks this table across awaits while clients come and go: every walk sees a copy."""
+
+    def matching(self, topic: str, matches: Callable[[str, str], bool]) -> list[tuple[Session, int]]:
+        """Who is subscribed to `topic`: one look-up and the few filters with wildcards, not a walk over everybody."""
+        found = list(self.get(topic, ()))
+        for topic_filter, subscribers in super().items():
+            if ("+" in topic_filter or "#" in topic_filter) and matches(topic, topic_filter):
+                found += subscribers
+        return found
 
     def __iter__(self) -> Iterator[str]:
         return iter(list(super().keys()))
@@ -237,6 +251,25 @@ class _TownBroker(Broker):  # type: ignore[misc]  # amqtt is untyped
         # a session that was asked to be clean is gone with its connection
         if client_session.clean_session and self._sessions.get(client_session.client_id, (None, None))[1] is handler:
             await self._delete_session(client_session.client_id)
+
+    async def _topic_filtering(self, session: Session, topic: str, action: Action) -> bool:
+        return session.username is not None and may(session.username, _ACTIONS[action], topic)
+
+    async def _run_broadcast(self, running_tasks: deque[asyncio.Task[Any]]) -> None:
+        """Hand one message round; as amqtt does it, at a third of the work (162 people, one of them addressed)."""
+        broadcast = await self._broadcast_queue.get()
+        topic = broadcast["topic"]
+        for target, granted_qos in self._subscriptions.matching(topic, self._matches):
+            qos = broadcast.get("qos", granted_qos)
+            if not await self._topic_filtering(target, topic, Action.RECEIVE):
+                log.warning("mqtt message not delivered", extra={"user": target.username, "topic": topic})
+            elif target.transitions.state == "connected":
+                if (handler := self._get_handler(target)) is not None:
+                    running_tasks.append(
+                        asyncio.ensure_future(handler.mqtt_publish(topic, broadcast["data"], qos, retain=False))
+                    )
+            elif not target.clean_session and qos:
+                await self._retain_broadcast_message(broadcast, qos, target)
 
     async def _publish_retained_messages_for_subscription(
         self, subscription: tuple[str, int], session: Session

@@ -11,6 +11,7 @@ import psycopg
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from psycopg.rows import dict_row
 
 from command.dispatch.apply import Applied, Conflict, apply_answer, apply_case_step, apply_receipts
 from command.dispatch.states import CASE, TASK
@@ -185,7 +186,7 @@ ACTIONS = st.tuples(
 )
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(ACTIONS, min_size=5, max_size=30))
 def test_any_sequence_keeps_the_books(town: str, walk: list[tuple[str, int, bool, bool, bool]]) -> None:
     asyncio.run(_walk(town, walk))
@@ -194,7 +195,11 @@ def test_any_sequence_keeps_the_books(town: str, walk: list[tuple[str, int, bool
 async def _walk(town: str, walk: list[tuple[str, int, bool, bool, bool]]) -> None:
     """Real steps on a real case, some upon a stale revision; the books must agree after each."""
     await happen(town, [opened(1, zone_id=str(new_id()))])
-    async with await psycopg.AsyncConnection.connect(town, autocommit=True) as conn:
+    async with await psycopg.AsyncConnection.connect(town, autocommit=True, row_factory=dict_row) as conn:
+
+        async def rows(_: str, query: str, parameters: tuple[Any, ...] = ()) -> list[dict[str, Any]]:
+            return await (await conn.execute(query, parameters)).fetchall()
+
         (case,) = await rows(town, "SELECT case_id FROM cases ORDER BY number DESC LIMIT 1")
         case_id = case["case_id"]
         notes = 0
