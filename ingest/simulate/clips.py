@@ -140,7 +140,7 @@ def _encode_missing(folder: Path, recipes: tuple[Recipe, ...], progress: Progres
     total, done, lock = sum(recipe.cost for recipe in missing), 0.0, Lock()
     if progress:
         progress(0.0, total)
-    footage = Footage.read()
+    footage = Footage.read() if any(recipe.scene not in ("drawn", "black") for recipe in missing) else Footage.none()
 
     def advance(work: float) -> None:
         nonlocal done

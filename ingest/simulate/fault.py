@@ -44,7 +44,7 @@ NEVER_ANSWERS = frozenset({FaultKind.SILENT, FaultKind.HANG})
 
 
 class Fault(BaseModel):
-    """A fault with its time and measure. It begins `after_s` after PLAY (URL) or after the call (control)."""
+    """A fault with its time and measure; `after_s` counts from the first frame (URL) or from the call (control)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     kind: FaultKind

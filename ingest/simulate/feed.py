@@ -155,20 +155,18 @@ class Feed:
     def _begin(self, now_s: float) -> None:
         self.clip = self.home
         self._fault = None
-        fault = self.query.timed_fault
-        self._url_fault = None if fault is None else TimedFault(fault, now_s)
         self._origin_s = now_s
         self._jump_90k = 0
-        self._uplink_free_s = self._quiet_until_s = now_s
-        self._next_report_s = now_s
+        self._uplink_free_s = self._quiet_until_s = self._next_report_s = now_s
         self._packets = self._octets = 0
         self._ssrc = self._rng.getrandbits(32)
         self._sequence = self._rng.getrandbits(16)
         self._rtp_base = self._rng.getrandbits(32)
         self._align(now_s, self.variant.start == "anywhere")
+        fault = self.query.timed_fault
+        self._url_fault = None if fault is None else TimedFault(fault, self._due_s())
         if self.variant.near_wrap:
-            packets = sum(len(unit.packet_offsets) for unit in self.home.units)
-            self._sequence = -round(packets * _WRAP_LEAD_S / self.home.duration_s) & 0xFFFF
+            self._sequence = -self._packets_within(_WRAP_LEAD_S) & 0xFFFF
             first = self.clip.units[self._index]
             self._rtp_base = -_WRAP_LEAD_S * 90000 - self._loop_base_90k - first.pts_90k & 0xFFFFFFFF
         self._running = True
@@ -191,6 +189,16 @@ class Feed:
             index, turns = starts[0], turns + 1
         self._number = max(self._number + 1, self.camera.first_frame_number + turns * len(units) + index) - 1
         self._seek(clip, index, now_s + wait_s)
+
+    def _packets_within(self, span_s: float) -> int:
+        """How many packets the clip sends from here within a time."""
+        units = self.clip.units
+        turns, rest = divmod(round(span_s * 90000), self.clip.duration_90k)
+        packets = turns * sum(len(unit.packet_offsets) for unit in units)
+        for unit in units[self._index :] + units[: self._index]:
+            if (unit.dts_90k - units[self._index].dts_90k) % self.clip.duration_90k < rest:
+                packets += len(unit.packet_offsets)
+        return packets
 
     def _seek(self, clip: Clip, index: int, due_s: float) -> None:
         """Play `clip` from `index` at `due_s`; media time goes on as the clock does."""

@@ -70,6 +70,11 @@ class Footage:
         pictures = read_footage()
         return cls(pictures, np.median(np.stack(pictures[::16]), axis=0).astype(np.uint8))
 
+    @classmethod
+    def none(cls) -> Footage:
+        """For scenes that need none."""
+        return cls([], np.zeros((0, 0, 3), np.uint8))
+
 
 def _view(picture: Picture, width: int, height: int) -> Picture:
     shown = picture[VIEW_TOP : VIEW_TOP + VIEW_HEIGHT]

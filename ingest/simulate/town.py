@@ -38,6 +38,7 @@ _log = logging.getLogger(__name__)
 
 HOST: Final = "127.0.0.1"  # simulated cameras are reached from this machine only
 SESSION_TIMEOUT_S: Final = 60.0
+_START_LEAD_S: Final = 0.15  # clips begin a little later, so that who connects at once need not wait a whole GOP
 _PORT_STATES: Final[dict[FaultKind, PortState]] = {FaultKind.REFUSE: "refusing", FaultKind.SILENT: "silent"}
 
 
@@ -77,7 +78,7 @@ class SimulatedTown:
         await asyncio.to_thread(self._load_clips, clips)
         _raise_file_limit()
         self._pacer = Pacer(loop)
-        epoch_s = loop.time()
+        epoch_s = loop.time() + _START_LEAD_S
         for config in self._configs:
             if config.id in self._cameras:
                 raise GridwatchError("simulate.camera_twice", camera=config.id)
