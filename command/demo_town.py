@@ -9,6 +9,7 @@ from __future__ import annotations
 import secrets
 import shutil
 import socket
+from collections.abc import Sequence
 from dataclasses import replace
 from urllib.parse import urlsplit
 
@@ -19,7 +20,7 @@ from command.grids import Grids, load_grids
 from command.settings import Settings
 from command.supervisor import Child, python_child
 from ingest.camera import Camera
-from ingest.simulate.clips import Progress, ensure_clips
+from ingest.simulate.clips import Progress, default_cache_dir, ensure_clips
 from ingest.simulate.recipe import DEMO_SET
 from ingest.streams import load_streams
 
@@ -63,11 +64,13 @@ class DemoTown:
         self.cameras: list[Camera] = sorted(town[::step][:cameras], key=lambda camera: camera.id)
         self.grids: Grids = load_grids(base.grids)
         self._source = base.streams
-        self._clips = base.home / "clips"
+        self._clips = default_cache_dir()
 
     def clear(self) -> None:
         """Forget an earlier run."""
-        shutil.rmtree(self.settings.home, ignore_errors=True)
+        for folder in (self.settings.home, self.settings.run):
+            shutil.rmtree(folder, ignore_errors=True)
+        self.settings.run.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def write_streams(self) -> None:
         """The run's streams.yaml: the chosen cameras with the simulated cameras' addresses."""
@@ -104,14 +107,19 @@ class DemoTown:
 
     def patroller_ids(self) -> list[str]:
         """Who answers first for the demo's cameras, in the cameras' order, each once."""
-        index = GridIndex(self.grids)
-        found: dict[str, None] = {}
-        for camera in self.cameras:
-            grid_id, _ = index.match(camera.lon, camera.lat, camera.village)
-            if grid_id is not None:
-                found[self.grids.grid(grid_id).roles.patroller.person_id] = None
-        return list(found)
+        return patrollers_of(self.cameras, self.grids)
 
     def ensure_clips(self, progress: Progress | None) -> None:
         """Encode what the cache lacks; a run never encodes."""
         ensure_clips(DEMO_SET, self._clips, progress)
+
+
+def patrollers_of(cameras: Sequence[Camera], grids: Grids) -> list[str]:
+    """The patrollers of the grids in which the cameras stand, in the cameras' order, each once."""
+    index = GridIndex(grids)
+    found: dict[str, None] = {}
+    for camera in cameras:
+        grid_id, _ = index.match(camera.lon, camera.lat, camera.village)
+        if grid_id is not None:
+            found[grids.grid(grid_id).roles.patroller.person_id] = None
+    return list(found)

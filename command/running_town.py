@@ -13,6 +13,7 @@ import contextlib
 import fcntl
 import logging
 import os
+import shutil
 from collections.abc import Sequence
 
 from command.dispatch.accounts import Accounts
@@ -87,10 +88,6 @@ class RunningTown:
     def _prepare_home(self) -> None:
         home = self.settings.home
         home.mkdir(parents=True, exist_ok=True)
-        for folder in (self.settings.secrets, self.settings.spools, self.settings.evidence, self.settings.pictures):
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        for stale in self.settings.run.glob("*.json"):
-            stale.unlink(missing_ok=True)
         descriptor = os.open(home / "town.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -98,6 +95,10 @@ class RunningTown:
             os.close(descriptor)
             raise GridwatchError("up.already_running", home=home) from error
         self._lock_fd = descriptor
+        for folder in (self.settings.secrets, self.settings.spools, self.settings.evidence, self.settings.pictures):
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for stale in self.settings.run.glob("*.json"):
+            stale.unlink(missing_ok=True)
 
     def _check_files(self) -> list[str]:
         """Refuse files that cannot be read at all; name what else is wrong and go on with the rest."""
@@ -129,6 +130,7 @@ class RunningTown:
         if self.postgres is not None:
             await asyncio.to_thread(self.postgres.stop)
         if self._lock_fd is not None:
+            shutil.rmtree(self.settings.run, ignore_errors=True)
             os.close(self._lock_fd)
             self._lock_fd = None
 

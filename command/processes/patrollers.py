@@ -20,44 +20,45 @@ from ingest.clock import SystemClock
 from ingest.errors import sentence
 
 
-class DemoPatroller:
-    """One person with one device; walks each offered task to its end."""
+def walk_tasks(device: PatrolDevice, accept_s: float, report_s: float, note: str) -> PatrolDevice:
+    """Make `device` walk each offered task to its end, after about `accept_s` and then about `report_s` seconds."""
+    walks: dict[UUID, asyncio.Task[None]] = {}
 
-    def __init__(self, settings: Settings, person_id: str, accept_s: float, report_s: float) -> None:
-        password = Accounts(settings.secrets).password(person_id)
-        url = settings.mqtt_url or f"mqtt://{settings.host}:{settings.mqtt_port}"
-        self._accept_s = accept_s
-        self._report_s = report_s
-        self._note = sentence("demo.note", settings.lang)
-        self._walks: dict[UUID, asyncio.Task[None]] = {}
-        self.device = PatrolDevice(
-            MqttAddress.of_url(url, person_id, password),
-            person_id,
-            SystemClock(),
-            state_path=settings.home / "devices" / f"{person_id}.json",
-            device="demo",
-            on_task=self._on_task,
-        )
+    async def walk(task_id: UUID, state: str | None) -> None:
+        if state != "accepted":  # else an earlier run accepted it
+            await asyncio.sleep(accept_s * random.uniform(0.5, 1.5))  # noqa: S311
+            device.answer(task_id, "accepted")
+        await asyncio.sleep(report_s * random.uniform(0.5, 1.5))  # noqa: S311
+        device.answer(task_id, "done", note)
 
-    def _on_task(self, task: TaskMessage) -> None:
-        assert task.task_id is not None
-        if task.task_state in ("offered", "received") and task.task_id not in self._walks:
-            walk = asyncio.create_task(self._walk(task.task_id), name=f"walk-{task.task_id}")
-            self._walks[task.task_id] = walk
-            walk.add_done_callback(lambda _: self._walks.pop(task.task_id, None) if task.task_id else None)
+    def on_task(task: TaskMessage) -> None:
+        task_id = task.task_id
+        if task_id is not None and task_id not in walks and task.task_state in ("offered", "received", "accepted"):
+            walks[task_id] = asyncio.create_task(walk(task_id, task.task_state), name=f"walk-{task_id}")
 
-    async def _walk(self, task_id: UUID) -> None:
-        await asyncio.sleep(self._accept_s * random.uniform(0.5, 1.5))  # noqa: S311
-        self.device.answer(task_id, "accepted")
-        await asyncio.sleep(self._report_s * random.uniform(0.5, 1.5))  # noqa: S311
-        self.device.answer(task_id, "done", self._note)
+    device.on_task = on_task
+    return device
+
+
+def demo_device(settings: Settings, person_id: str) -> PatrolDevice:
+    """One person's device in the demo, with a file of its own."""
+    password = Accounts(settings.secrets).password(person_id)
+    url = settings.mqtt_url or f"mqtt://{settings.host}:{settings.mqtt_port}"
+    return PatrolDevice(
+        MqttAddress.of_url(url, person_id, password),
+        person_id,
+        SystemClock(),
+        state_path=settings.home / "devices" / f"{person_id}.json",
+        device="demo",
+    )
 
 
 async def main(settings: Settings, stop: asyncio.Event) -> None:
     """Run every patroller of the arguments until `stop`."""
     accept_s, report_s, *people = sys.argv[1:]
-    patrollers = [DemoPatroller(settings, person, float(accept_s), float(report_s)) for person in people]
-    running = [asyncio.create_task(one.device.run(), name=one.device.person_id) for one in patrollers]
+    note = sentence("demo.note", settings.lang)
+    devices = [walk_tasks(demo_device(settings, one), float(accept_s), float(report_s), note) for one in people]
+    running = [asyncio.create_task(device.run(), name=device.person_id) for device in devices]
     stopping = asyncio.create_task(stop.wait())
     await asyncio.wait([stopping, *running], return_when=asyncio.FIRST_COMPLETED)
     failed = [task for task in running if task.done()]

@@ -19,7 +19,7 @@ from analytics.last_pictures import LastPictures
 from analytics.model import load_model
 from analytics.watch import Watcher
 from command.epoch import next_epoch
-from command.processes.child import beat, every, run_child
+from command.processes.child import beat, run_child
 from command.settings import Settings
 from command.worker_report import report_body
 from ingest.access_unit import StreamName
@@ -37,7 +37,8 @@ from ingest.tap import TapServer
 
 log = logging.getLogger(__name__)
 
-FIRST_BEAT_S = 1.0
+SOONEST_REPORT_S = 0.2  # after the one before
+LATEST_REPORT_S = 1.0
 
 
 class Worker:
@@ -59,6 +60,7 @@ class Worker:
             timezone=streams.zone_info,
             clock=self._clock,
         )
+        self._changed = asyncio.Event()
         gate = ConnectGate()
         self._links: dict[tuple[str, str], CameraLink] = {}
         self._analysed: dict[str, StreamName] = {}
@@ -77,14 +79,19 @@ class Worker:
                 clock=self._clock,
                 gate=gate,
                 transport=camera.transport,
-                on_state=self._on_state if stream == analysed else None,
+                on_state=self._on_state,
             )
 
     def _emit(self, event: Event) -> None:
         self._spool.put("event", event.model_dump_json())
+        if event.state != "updated":
+            facts = {"camera": event.camera_id, "code": event.code, "state": event.state, "id": str(event.id)}
+            log.info("event", extra=facts)
 
     def _on_state(self, health: StreamHealth) -> None:
-        if health.state not in (CameraState.LIVE, CameraState.CONNECTING, CameraState.WAITING):
+        self._changed.set()
+        is_analysed = health.stream == self._analysed[health.camera_id]
+        if is_analysed and health.state not in (CameraState.LIVE, CameraState.CONNECTING, CameraState.WAITING):
             self._watcher.camera_lost(health.camera_id)
 
     def _fanout(self, camera_id: str, stream: str) -> Fanout | None:
@@ -108,6 +115,21 @@ class Worker:
         healths = [link.health() for link in self._links.values()]
         beat(self._settings.run / f"{self._name}.json", report_body(self._name, healths, self._analysis()))
 
+    async def _report_until(self, stop: asyncio.Event) -> None:
+        """Once a second, and soon after a camera's state changes."""
+        stopping = asyncio.create_task(stop.wait())
+        try:
+            while not stop.is_set():
+                self._changed.clear()
+                self._report()
+                await asyncio.wait({stopping}, timeout=SOONEST_REPORT_S)
+                changing = asyncio.create_task(self._changed.wait())
+                rest_s = LATEST_REPORT_S - SOONEST_REPORT_S
+                await asyncio.wait({stopping, changing}, timeout=rest_s, return_when=asyncio.FIRST_COMPLETED)
+                changing.cancel()
+        finally:
+            stopping.cancel()
+
     async def run(self, stop: asyncio.Event) -> None:
         """Pull, watch and tell until `stop`."""
         await self._watcher.start()
@@ -117,7 +139,7 @@ class Worker:
         for link in self._links.values():
             link.start()
         try:
-            await every(FIRST_BEAT_S, stop, self._report)
+            await self._report_until(stop)
         finally:
             await tap.stop()
             with contextlib.suppress(TimeoutError):
