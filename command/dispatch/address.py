@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import socket
 from dataclasses import dataclass, field
@@ -59,7 +60,13 @@ class MqttAddress:
             socket_options=[(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)],  # Nagle and delayed ACKs cost 40 ms a step
         )
         client.pending_calls_threshold = 1000  # a burst is no reason for a warning a message
+        client._disconnected.add_done_callback(_seen)  # else asyncio complains when nobody was waiting for messages
         return client
+
+
+def _seen(ended: asyncio.Future[None]) -> None:
+    if not ended.cancelled():
+        ended.exception()
 
 
 def refused(error: aiomqtt.MqttError) -> bool:
