@@ -89,6 +89,10 @@ class TapServer:
             await self._serve(reader, writer)
         except (OSError, asyncio.IncompleteReadError, TimeoutError, ValueError) as error:
             log.debug("tap connection ended", extra={"why": repr(error)})
+        except asyncio.CancelledError:
+            if self._server is not None and self._server.is_serving():
+                raise
+            # `stop` ended this task; asyncio's streams would log the cancellation as an error of theirs.
         finally:
             self._tasks.discard(task)
             writer.close()

@@ -10,6 +10,7 @@ import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
+import psutil
 import pytest
 from playwright.async_api import Browser, Page, async_playwright
 
@@ -33,11 +34,18 @@ def find_chromium() -> str:
     return found
 
 
+def flags() -> list[str]:
+    """`FLAGS`, and on a machine with loopback only two more: else Chromium sees no network for WebRTC at all."""
+    if any(interface.isup for name, interface in psutil.net_if_stats().items() if name != "lo"):
+        return FLAGS
+    return [*FLAGS, "--allow-loopback-in-peer-connection", "--disable-features=WebRtcHideLocalIpsWithMdns"]
+
+
 @pytest.fixture
 async def chromium() -> AsyncIterator[Browser]:
     """A browser of its own for the test."""
     async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=find_chromium(), args=FLAGS)
+        browser = await playwright.chromium.launch(executable_path=find_chromium(), args=flags())
         yield browser
         await browser.close()
 
