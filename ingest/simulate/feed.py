@@ -15,7 +15,7 @@ import struct
 import time
 from bisect import bisect_left
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from ingest.access_unit import StreamName
 from ingest.simulate.camera import StreamQuery, Variant, find_clip
@@ -49,8 +49,8 @@ class Client(Protocol):
     @property
     def ready(self) -> bool: ...
 
-    def send(self, packets: bytes | memoryview, offsets: tuple[int, ...]) -> None:
-        """Interleaved packets; `offsets` says where each starts."""
+    def send(self, packets: bytes | memoryview, offsets: tuple[int, ...], base: int = 0) -> None:
+        """Interleaved packets; `offsets` less `base` says where each starts."""
         ...
 
     def send_report(self, report: bytes) -> None:
@@ -78,11 +78,11 @@ class StreamCounters:
     last_number: int = -1
 
 
-@dataclass(frozen=True, slots=True)
-class _Burst:
+class _Burst(NamedTuple):
     clients: tuple[Client, ...]
     packets: bytes | memoryview
     offsets: tuple[int, ...]
+    base: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,7 +231,7 @@ class Feed:
             self._running = False
             return
         due_s = self._due_s()
-        fault = self._fault_at(due_s)
+        fault = self._fault_at(due_s) if self._url_fault or self.camera.fault else None
         if fault is not self._fault:
             self._change_fault(fault, due_s)
             if self._due_s() > due_s + 0.001:
@@ -317,8 +317,7 @@ class Feed:
         for number, first in enumerate(range(0, count, size)):
             start = offsets[first]
             end = offsets[first + size] if first + size < count else len(packets)
-            part = tuple(offset - start for offset in offsets[first : first + size])
-            burst = _Burst(receivers, view[start:end], part)
+            burst = _Burst(receivers, view[start:end], offsets[first : first + size], start)
             if number:
                 self.pacer.at(due_s + span_s * number / bursts, self._deliver, burst)
             else:
@@ -326,8 +325,9 @@ class Feed:
 
     @staticmethod
     def _deliver(burst: _Burst) -> None:
-        for client in burst.clients:
-            client.send(burst.packets, burst.offsets)
+        clients, packets, offsets, base = burst
+        for client in clients:
+            client.send(packets, offsets, base)
 
     def _report(self, now_s: float) -> None:
         """A sender report (RFC 3550 6.4.1): the camera's own clock against RTP time."""

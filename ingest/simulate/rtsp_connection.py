@@ -102,18 +102,18 @@ class RtspConnection(asyncio.Protocol):
     def ready(self) -> bool:
         return not self._paused and self._transport is not None and not self._transport.is_closing()
 
-    def send(self, packets: bytes | memoryview, offsets: tuple[int, ...]) -> None:
+    def send(self, packets: bytes | memoryview, offsets: tuple[int, ...], base: int = 0) -> None:
         transport = self._transport
         if transport is None or self.deaf:
             return
         if self._udp_peer is not None:
-            ends = (*offsets[1:], len(packets))
+            ends = (*offsets[1:], base + len(packets))
             for start, end in zip(offsets, ends, strict=True):
-                self._town.udp.send_rtp(packets[start + 4 : end], self._udp_peer)
+                self._town.udp.send_rtp(packets[start - base + 4 : end - base], self._udp_peer)
         elif self._channel:
             moved = bytearray(packets)
             for offset in offsets:
-                moved[offset + 1] = self._channel
+                moved[offset - base + 1] = self._channel
             transport.write(moved)
         else:
             transport.write(packets)

@@ -190,5 +190,5 @@ async def town(clips: ClipLibrary) -> AsyncIterator[SimulatedTown]:
         SimCamera("locked", scene="quiet", user="operator", password="s3cret/ü"),
         SimCamera("own", scene="drawn", own_port=True),
     ]
-    async with SimulatedTown(cameras, clips=clips, control_port=0) as running:
+    async with SimulatedTown(cameras, clips=clips) as running:
         yield running

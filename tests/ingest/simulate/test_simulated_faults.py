@@ -216,9 +216,13 @@ async def test_a_fault_with_an_end_clears_itself(town, connect) -> None:
             await asyncio.sleep(0.05)
 
 
-async def test_control_calls(town, connect) -> None:
-    async with httpx.AsyncClient(base_url=town.control_url) as http:
-        assert [camera["id"] for camera in (await http.get("/cameras")).json()] == ["cam-1", "locked", "own"]
+async def test_control_calls(clips: ClipLibrary, connect) -> None:
+    cameras = [SimCamera("cam-1", scene="drawn"), SimCamera("cam-2", scene="quiet")]
+    async with (
+        SimulatedTown(cameras, clips=clips, control_port=0) as town,
+        httpx.AsyncClient(base_url=town.control_url) as http,
+    ):
+        assert [camera["id"] for camera in (await http.get("/cameras")).json()] == ["cam-1", "cam-2"]
         answer = await http.put("/cameras/cam-1/fault", json={"kind": "not_found", "stream": "main"})
         assert answer.json()["fault"]["kind"] == "not_found"
         async with connect(town.url("cam-1")) as main, connect(town.url("cam-1", "sub")) as sub:
