@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 _SCHEME = re.compile(r"(?:^|,)\s*(Digest|Basic)\b", re.IGNORECASE)
+_QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"')
 _PARAMETER = re.compile(r'([A-Za-z0-9_-]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,"]+))')
 _HASHES = {"MD5": "md5", "SHA-256": "sha256"}
 _MAX_CHALLENGE_CHARS = 4096
@@ -37,7 +38,7 @@ def parse_challenges(values: Sequence[str]) -> list[Challenge]:
     challenges: list[Challenge] = []
     for value in values:
         text = value[:_MAX_CHALLENGE_CHARS]
-        starts = list(_SCHEME.finditer(text))
+        starts = list(_SCHEME.finditer(_QUOTED.sub(lambda quoted: '"' * len(quoted[0]), text)))
         for index, match in enumerate(starts):
             end = starts[index + 1].start() if index + 1 < len(starts) else len(text)
             challenge = _challenge(match.group(1).lower(), text[match.end() : end])

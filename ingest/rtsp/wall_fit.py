@@ -17,7 +17,7 @@ STEP_S = 1.0
 class WallFit:
     """Times are seconds; the answer is in the clock that arrivals are given in (monotonic)."""
 
-    __slots__ = ("_last_arrival_s", "_offset_s", "_previous_min_s", "_settled_at_s", "_window_end_s", "_window_min_s")
+    __slots__ = ("_last_media_s", "_offset_s", "_previous_min_s", "_settled_at_s", "_window_end_s", "_window_min_s")
 
     def __init__(self) -> None:
         self.restart()
@@ -25,7 +25,7 @@ class WallFit:
     def restart(self) -> None:
         """Forget everything: media time has jumped."""
         self._offset_s: float | None = None
-        self._settled_at_s = self._window_end_s = self._last_arrival_s = 0.0
+        self._settled_at_s = self._window_end_s = self._last_media_s = 0.0
         self._previous_min_s: float | None = None
         self._window_min_s = 0.0
 
@@ -37,7 +37,7 @@ class WallFit:
             self._offset_s = self._window_min_s = seen_s
             self._settled_at_s = arrival_s + SETTLE_S
             self._window_end_s = arrival_s + WINDOW_S
-            self._last_arrival_s = arrival_s
+            self._last_media_s = media_s
             return arrival_s, False
         stepped = False
         if seen_s < self._window_min_s:
@@ -53,12 +53,13 @@ class WallFit:
                 if error_s > STEP_S or error_s < -STEP_S:
                     offset_s, stepped = target_s, True
                 else:
-                    most_s = MAX_SLEW * (arrival_s - self._last_arrival_s)
+                    most_s = MAX_SLEW * max(0.0, media_s - self._last_media_s)
                     offset_s += max(-most_s, min(most_s, error_s))
                 self._offset_s = offset_s
         if arrival_s >= self._window_end_s:
             self._previous_min_s = self._window_min_s
             self._window_min_s = seen_s
             self._window_end_s = arrival_s + WINDOW_S
-        self._last_arrival_s = arrival_s
+        if media_s > self._last_media_s:
+            self._last_media_s = media_s
         return media_s + offset_s, stepped
