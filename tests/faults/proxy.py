@@ -179,7 +179,7 @@ class PostgresProxy(Proxy):
         left = [number]
 
         def watch(data: bytes) -> bytes:
-            if left[0] > 0 and b"COMMIT" in data:
+            if left[0] > 0 and b"COMMIT\x00" in data:
                 left[0] -= 1
                 self.from_server = swallow
             return data
