@@ -96,7 +96,9 @@ async def _http_error(request: Request, error: Exception) -> JSONResponse:
     code = {404: "web.unknown_path", 405: "web.wrong_method", 413: "web.too_large"}.get(error.status_code)
     answer = problem(
         request,
-        GridwatchError(code or "web.bad_request", path=path, method=request.method, why=str(error.detail)),
+        GridwatchError(
+            code or "web.bad_request", limit_kib=64, path=path, method=request.method, why=str(error.detail)
+        ),
         error.status_code,
     )
     answer.headers.update(error.headers or {})

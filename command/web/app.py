@@ -12,14 +12,13 @@ from fastapi import FastAPI
 from starlette.responses import FileResponse, JSONResponse
 
 from command.web.answers import Problem, answer_errors
-from command.web.guard import Guard
+from command.web.guard import BODY_BYTES, Guard
 from command.web.live import LiveHub
 from command.web.rights import RightedFiles, refuse_undeclared, right
 from command.web.routes import cameras, cases, events, grids, live, probes, tasks, whep
 from command.web.state import AppState
 
 STATIC = Path(__file__).parent / "static"
-BODY_BYTES = 64 * 1024
 _PROBLEM: dict[str, Any] = {"model": Problem}
 
 
@@ -46,7 +45,6 @@ def create_app(state: AppState) -> FastAPI:
         openapi_url=None,  # served below, with its right
         docs_url=None,  # FastAPI's viewers come from a CDN, which a town without internet never reaches
         redoc_url=None,
-        max_body_size=BODY_BYTES,
         responses={
             404: {**_PROBLEM, "description": "no such thing"},
             422: {**_PROBLEM, "description": "the request is not understood"},
@@ -57,7 +55,7 @@ def create_app(state: AppState) -> FastAPI:
     app.state.live = hub
     answer_errors(app)
     for module in (cameras, whep, grids, events, cases, tasks, live, probes):
-        app.include_router(module.router)
+        app.include_router(module.router, max_body_size=BODY_BYTES)
 
     @app.get("/openapi.json", include_in_schema=False, dependencies=[right("api.describe")])
     async def describe() -> JSONResponse:

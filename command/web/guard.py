@@ -38,7 +38,14 @@ SECURITY_HEADERS: Final = {
     "cross-origin-opener-policy": "same-origin",
     "cross-origin-resource-policy": "same-origin",
 }
+BODY_BYTES: Final = 64 * 1024
 SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+
+
+def _announced_bytes(scope: Scope) -> int:
+    """The body's length as announced; what comes without a length is counted by the framework as it is read."""
+    given = Headers(scope=scope).get("content-length", "0")
+    return int(given) if given.isascii() and given.isdigit() else 0
 
 
 def _host_of(netloc: str) -> str:
@@ -85,11 +92,13 @@ class Guard:
                     headers["cache-control"] = "no-store"
             await send(message)
 
-        refused = refusal(scope)
+        refused, status = refusal(scope), 403
+        if refused is None and _announced_bytes(scope) > BODY_BYTES:
+            refused, status = GridwatchError("web.too_large", limit_kib=BODY_BYTES // 1024), 413
         if refused is None:
             await self._app(scope, receive, send_guarded)
         elif scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008, "reason": refused.code})
         else:
-            answer = problem(HTTPConnection(scope), refused, 403)
+            answer = problem(HTTPConnection(scope), refused, status)
             await answer(scope, receive, send_guarded)

@@ -10,6 +10,7 @@ a quiet town.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 from collections import deque
@@ -20,6 +21,7 @@ from typing import Any, Self
 
 import psycopg
 
+from command.store.pool import bounded
 from command.web.camera_health import camera_states
 from ingest.clock import Clock
 from ingest.errors import GridwatchError
@@ -88,7 +90,7 @@ class LiveHub:
         clock: Clock,
         queue_messages: int = QUEUE_MESSAGES,
     ) -> None:
-        self._conninfo = conninfo
+        self._conninfo = bounded(conninfo, application="gridwatch live")
         self._health = health
         self._clock = clock
         self._queue_messages = queue_messages
@@ -164,7 +166,7 @@ class LiveHub:
         tries = 0
         while True:
             try:
-                async with await psycopg.AsyncConnection.connect(self._conninfo, autocommit=True) as conn:
+                async with await self._connect() as conn:
                     await conn.execute(f"LISTEN {CHANNEL}")
                     self.listening.set()
                     if tries:
@@ -182,6 +184,20 @@ class LiveHub:
                     self.publish(self._tick())
             await asyncio.sleep(RETRY_S[min(tries, len(RETRY_S) - 1)])
             tries += 1
+
+    async def _connect(self) -> psycopg.AsyncConnection[Any]:
+        """A connection, finished and closed again when this is cancelled meanwhile.
+
+        An abandoned half of a connection would keep its server process in the middle of the log-in, which holds up
+        whoever drops the database.
+        """
+        connecting = asyncio.ensure_future(psycopg.AsyncConnection.connect(self._conninfo, autocommit=True))
+        try:
+            return await asyncio.shield(connecting)
+        except asyncio.CancelledError:
+            with contextlib.suppress(psycopg.Error, OSError):
+                await (await connecting).close()
+            raise
 
     async def _watch_health(self) -> None:
         ticked_s = self._clock.monotonic_s()

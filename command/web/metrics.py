@@ -25,7 +25,7 @@ class Stored:
     dead_letters: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # a registry keys its collectors by identity
 class Scrape(Collector):
     """One moment's numbers."""
 

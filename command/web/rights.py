@@ -15,6 +15,7 @@ from typing import Any
 from fastapi import Depends, FastAPI
 from fastapi.routing import iter_route_contexts
 from starlette.requests import HTTPConnection
+from starlette.routing import Mount
 from starlette.staticfiles import StaticFiles
 from starlette.types import Receive, Scope, Send
 
@@ -93,7 +94,8 @@ class Declared:
 def declared(app: FastAPI) -> Iterator[Declared]:
     """Every route, WebSocket and mount with its rights, in order of registration."""
     for route in iter_route_contexts(app.routes):
-        methods = tuple(sorted(route.methods or {"MOUNT" if hasattr(route.route, "app") else "WEBSOCKET"}))
+        kind = "MOUNT" if isinstance(route.original_route, Mount) else "WEBSOCKET"
+        methods = tuple(sorted(route.methods or {kind}))
         mounted = getattr(getattr(route.original_route, "app", None), "right", None)
         names = [mounted.name] if isinstance(mounted, Right) else []
         dependant = getattr(route, "dependant", None)
