@@ -1,4 +1,4 @@
-"""The door: declared rights, loopback only, foreign hosts and origins, security headers, reference pages, vendored files."""
+"""The door: rights, loopback only, foreign hosts and origins, security headers; reference pages, vendored files."""
 
 from __future__ import annotations
 
