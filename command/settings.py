@@ -45,6 +45,17 @@ def _port(name: str, default: str) -> int:
     return int(value)
 
 
+def _seconds(name: str, default: str) -> float:
+    value = os.environ.get(name) or default
+    try:
+        seconds = float(value)
+    except ValueError:
+        seconds = 0.0
+    if not 0.5 <= seconds <= 3600:
+        raise GridwatchError("settings.bad", name=name, value=value, expected="0.5 … 3600")
+    return seconds
+
+
 @dataclass(frozen=True)
 class Settings:
     """One object for all processes; children get it through the environment they inherit."""
@@ -59,6 +70,7 @@ class Settings:
     mqtt_port: int = 8483
     lang: str = "zh"
     timezone: str = "Asia/Shanghai"
+    look_every_s: float = 4.0  # a camera where nothing moves is looked at this often
 
     @classmethod
     def from_environment(cls, **changes: object) -> Settings:
@@ -79,6 +91,7 @@ class Settings:
             "mqtt_port": _port("GRIDWATCH_MQTT_PORT", "8483"),
             "lang": env.get("GRIDWATCH_LANG", "zh"),
             "timezone": env.get("GRIDWATCH_TIMEZONE", "Asia/Shanghai"),
+            "look_every_s": _seconds("GRIDWATCH_LOOK_EVERY_S", "4"),
         }
         try:
             ZoneInfo(str(found["timezone"]))
@@ -102,6 +115,7 @@ class Settings:
             "GRIDWATCH_MQTT_PORT": str(self.mqtt_port),
             "GRIDWATCH_LANG": self.lang,
             "GRIDWATCH_TIMEZONE": self.timezone,
+            "GRIDWATCH_LOOK_EVERY_S": f"{self.look_every_s:g}",
         }
 
     @property

@@ -17,6 +17,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ingest.health import CameraState, StreamHealth
+from ingest.machine import Limit
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +32,7 @@ class WorkerReport(BaseModel):
     pid: int
     streams: tuple[StreamHealth, ...]
     analysis: dict[str, Any] = {}
+    limits: tuple[dict[str, Any], ...] = ()  # `ingest.machine.Limit.as_json` of each
 
 
 class WorkerReports:
@@ -77,13 +79,20 @@ class WorkerReports:
         """Worker name to its analysis figures, silent workers left out."""
         return {report.worker: report.analysis for age_s, report in self.reports() if age_s <= STALE_AFTER_S}
 
+    def limits(self) -> dict[str, tuple[dict[str, Any], ...]]:
+        """Worker name to what the machine allows it, silent workers left out."""
+        return {report.worker: report.limits for age_s, report in self.reports() if age_s <= STALE_AFTER_S}
 
-def report_body(worker: str, streams: Sequence[StreamHealth], analysis: dict[str, Any]) -> str:
+
+def report_body(
+    worker: str, streams: Sequence[StreamHealth], analysis: dict[str, Any], limits: Sequence[Limit] = ()
+) -> str:
     """The JSON text of a report."""
     body = {
         "worker": worker,
         "pid": os.getpid(),
         "streams": [stream.model_dump(mode="json") for stream in streams],
         "analysis": analysis,
+        "limits": [limit.as_json() for limit in limits],
     }
     return json.dumps(body, ensure_ascii=False, separators=(",", ":"))

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import sys
+import threading
 import time
 from typing import Any
 
@@ -17,7 +18,7 @@ from analytics.detector import OnnxDetector
 from analytics.evidence import EvidenceStore
 from analytics.last_pictures import LastPictures
 from analytics.model import load_model
-from analytics.watch import Watcher
+from analytics.watch import Watcher, WatchOptions
 from command.epoch import next_epoch
 from command.processes.child import beat, run_child
 from command.settings import Settings
@@ -31,6 +32,7 @@ from ingest.event import Event
 from ingest.fanout import Fanout
 from ingest.health import CameraState, StreamHealth
 from ingest.link import CameraLink
+from ingest.machine import Limit, Need, UdpDrops, limits, take_open_files
 from ingest.spool import Spool
 from ingest.streams import Streams, read_streams
 from ingest.tap import TapServer
@@ -39,6 +41,7 @@ log = logging.getLogger(__name__)
 
 SOONEST_REPORT_S = 0.2  # after the one before
 LATEST_REPORT_S = 1.0
+LIMITS_EVERY_S = 10.0
 
 
 class Worker:
@@ -59,6 +62,7 @@ class Worker:
             epoch=next_epoch(settings.spools / f"{name}.epoch"),
             timezone=streams.zone_info,
             clock=self._clock,
+            options=WatchOptions(quiet_every_s=settings.look_every_s),
         )
         self._changed = asyncio.Event()
         gate = ConnectGate()
@@ -66,6 +70,11 @@ class Worker:
         self._analysed: dict[str, StreamName] = {}
         for camera in streams.cameras:
             self._add(camera, gate)
+        may_be_udp = any(camera.transport in ("auto", "udp") for camera in streams.cameras)
+        self._need = Need(len(self._links), udp=may_be_udp)
+        self._udp_drops = UdpDrops()
+        self._limits: list[Limit] = []
+        self._limits_s = float("-inf")
 
     def _add(self, camera: Camera, gate: ConnectGate) -> None:
         analysed: StreamName = "sub" if camera.sub is not None else "main"
@@ -109,11 +118,27 @@ class Worker:
             "cameras": self._watcher.stats(),
             "untold_events": self._watcher.untold_events,
             "cpu_s": time.process_time(),
+            "threads": {thread.name: thread.native_id for thread in threading.enumerate()},  # for top -H and the bench
         }
+
+    def _look_at_machine(self) -> list[Limit]:
+        """The machine's limits, looked at every few seconds; what is new and bad is logged."""
+        now_s = self._clock.monotonic_s()
+        if now_s - self._limits_s >= LIMITS_EVERY_S:
+            self._limits_s = now_s
+            before = {limit.code for limit in self._limits}
+            self._limits = limits(self._need, self._udp_drops.sample())
+            for limit in self._limits:
+                if not limit.ok and limit.code not in before:
+                    log.warning("%s", limit.sentence("en"), extra={"limit": limit.name, "code": limit.code})
+        return self._limits
 
     def _report(self) -> None:
         healths = [link.health() for link in self._links.values()]
-        beat(self._settings.run / f"{self._name}.json", report_body(self._name, healths, self._analysis()))
+        beat(
+            self._settings.run / f"{self._name}.json",
+            report_body(self._name, healths, self._analysis(), self._look_at_machine()),
+        )
 
     async def _report_until(self, stop: asyncio.Event) -> None:
         """Once a second, and soon after a camera's state changes."""
@@ -132,6 +157,7 @@ class Worker:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Pull, watch and tell until `stop`."""
+        take_open_files()
         await self._watcher.start()
         tap = TapServer(self._settings.tap_socket, self._fanout)
         await tap.start()

@@ -1,0 +1,1 @@
+"""What the benches are built of: simulated cameras, the product, peers, and honest accounting of CPU and frames."""
