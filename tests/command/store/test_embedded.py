@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +17,10 @@ import psutil
 import psycopg
 import pytest
 
+from command.store import pg_binaries
 from command.store.embedded import EmbeddedPostgres, _servers_over, running_conninfo
+from command.store.pg_account import Account
+from command.store.pg_binaries import binaries_for, installed_binaries
 from ingest.errors import GridwatchError
 
 MakeServer = Callable[..., EmbeddedPostgres]
@@ -105,6 +109,7 @@ def test_it_lives_although_the_thread_that_started_it_has_ended(own_postgres: Ma
 
 PARENT = """
 import sys, time, pathlib
+from command.store import pg_binaries
 from command.store.embedded import EmbeddedPostgres
 server = EmbeddedPostgres.for_home(pathlib.Path(sys.argv[1]))
 server.start()
@@ -210,3 +215,39 @@ def test_home_below_a_closed_folder(tmp_path: Path) -> None:
         assert one(server.start(), "SELECT 1") == 1
     finally:
         server.stop()
+
+
+def test_programs_in_a_closed_folder_are_copied_once_and_run(
+    tmp_path: Path, own_postgres: MakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A virtual environment below a 0700 home: the copy, bundled libraries and all, makes and serves a database."""
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o700)
+    installed = installed_binaries()
+    shutil.copytree(installed.parent, closed / installed.parent.name, symlinks=True)
+    libraries = installed.parent.with_name(installed.parent.name + ".libs")
+    if libraries.is_dir():
+        shutil.copytree(libraries, closed / libraries.name)
+    monkeypatch.setattr(pg_binaries, "installed_binaries", lambda: closed / installed.parent.name / installed.name)
+    server = own_postgres(empty=True)
+    home = server.data_dir.parent
+    stranger = Account(28080, 28080)
+    copied = binaries_for(stranger, home)
+    assert copied.is_relative_to(home / "pgbin")
+    assert stranger.can_execute(copied / "bin" / "postgres")
+    assert binaries_for(stranger, home) == copied
+    shutil.rmtree(closed)
+    monkeypatch.setattr(pg_binaries, "installed_binaries", lambda: copied)
+    assert one(server.start(), "SELECT 1") == 1
+
+
+def test_account_of_existing_data_is_kept(tmp_path: Path) -> None:
+    account = Account.for_data(tmp_path / "none")
+    if os.geteuid() == 0:
+        assert account.uid not in (None, 0, 65534)
+        owned = tmp_path / "owned"
+        owned.mkdir()
+        os.chown(owned, 4321, 4321)
+        assert Account.for_data(owned) == Account(4321, 4321)
+    else:
+        assert account == Account(None, None)
