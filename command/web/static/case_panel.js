@@ -33,13 +33,25 @@ async function load(view) {
       if (view.choice.kind === "event") view.event = await read(`events/${view.choice.id}`);
       const caseId = view.choice.kind === "case" ? view.choice.id : view.event.case_id;
       view.case = caseId ? await read(`cases/${caseId}`) : null;
-      if (view.choice.kind === "case") view.event = view.case.events[0] ?? null;
+      if (view.choice.kind === "case") view.event = await newestEvent(view.case);
     } catch (error) {
       view.said = { good: false, text: error.message };
     }
     if (isShown(view.choice)) draw(view);
   } while (view.again);
   view.reading = false;
+}
+
+/** The case's newest event as it stands; the case's own copy, which is older, once the event has been dropped. */
+async function newestEvent(entry) {
+  const copy = entry.events[entry.events.length - 1] ?? null;
+  if (!copy) return null;
+  try {
+    return await read(`events/${copy.id}`);
+  } catch (error) {
+    if (error.status === 404) return copy;
+    throw error;
+  }
 }
 
 function draw(view) {

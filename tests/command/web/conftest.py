@@ -67,9 +67,9 @@ class Town:
         with psycopg.connect(self.conninfo) as conn:
             conn.execute(
                 """INSERT INTO events (id, started_at, epoch, number, state, code, camera_id, rule_id, zone_id,
-                priority, updated_at, ended_at, emitted_at, score, object_class, box, lon, lat, place_from, grid_id, grid_match,
-                evidence) VALUES (%s, %s, 1, 1, %s, '5.6', %s, 'r1', 'z1', %s, %s, %s, %s, 0.87, 'person', %s, %s, %s,
-                'camera', %s, 'inside', %s)""",
+                priority, updated_at, ended_at, emitted_at, score, object_class, box, lon, lat, place_from, grid_id,
+                grid_match, evidence) VALUES (%s, %s, 1, 1, %s, '5.6', %s, 'r1', 'z1', %s, %s, %s, %s, 0.87, 'person',
+                %s, %s, %s, 'camera', %s, 'inside', %s)""",
                 (event_id, at, state, camera, 1 + number % 4, at, ended, at, Jsonb(box), *place(number), grid,
                  Jsonb([json.loads(picture.model_dump_json())])),
             )  # fmt: skip
