@@ -72,6 +72,7 @@ def command(cameras: int | None, is_smoke: bool, no_patrollers: bool, port: int 
 
     async def tell(town: RunningTown, _: asyncio.Event) -> None:
         click.echo(say("up.ready", url=town.url))
-        click.echo(say("demo.play", home=town.settings.home, program=sys.argv[0], person=played))
+        url = f"mqtt://{town.settings.host}:{town.settings.mqtt_port}"
+        click.echo(say("demo.play", home=town.settings.home, program=sys.argv[0], url=url, person=played))
 
     asyncio.run(run_town(RunningTown(demo.settings, [demo.simulator()], after), tell))
