@@ -385,9 +385,10 @@ def _environment() -> dict[str, str]:
 def _servers_over(data_dir: Path) -> list[psutil.Process]:
     """Every PostgreSQL process whose working folder is `data_dir`: the postmaster and its children."""
     found = []
+    real = data_dir.resolve()
     for process in psutil.process_iter(["name"]):
         with contextlib.suppress(psutil.Error, OSError):
-            if process.info["name"] == "postgres" and Path(process.cwd()) == data_dir:
+            if process.info["name"] == "postgres" and Path(process.cwd()) == real:
                 found.append(process)
     return found
 
@@ -397,9 +398,8 @@ def _end_strays(data_dir: Path) -> None:
 
     A pid file whose number now belongs to somebody else would make PostgreSQL refuse to start.
     """
-    real = data_dir.resolve()
     for number, patience_s in ((signal.SIGINT, 15.0), (signal.SIGQUIT, 5.0), (signal.SIGKILL, 5.0)):
-        strays = _servers_over(real)
+        strays = _servers_over(data_dir)
         if not strays:
             break
         log.warning("ending a server left over from a killed run", extra={"pids": [stray.pid for stray in strays]})
@@ -409,7 +409,7 @@ def _end_strays(data_dir: Path) -> None:
                 with contextlib.suppress(psutil.Error):
                     stray.send_signal(number)
         deadline_s = time.monotonic() + patience_s
-        while _servers_over(real) and time.monotonic() < deadline_s:  # not wait(): a zombie of nobody's counts as gone
+        while _servers_over(data_dir) and time.monotonic() < deadline_s:  # not wait(): a zombie of nobody's counts as gone
             time.sleep(0.02)
     pid_file = data_dir / "postmaster.pid"
     with contextlib.suppress(OSError, IndexError):
