@@ -221,11 +221,16 @@ def _json(value: object) -> str:
 
 
 def _change(payload: str) -> LiveMessage:
-    """A notification (a JSON list of `{"kind", "id"}`); any other payload still tells listeners to look."""
+    """A notification: a JSON list of `{"kind", "id"}`, or one object `{"kind", "count"}` for very many.
+
+    Any other payload still tells listeners to read again.
+    """
     try:
         body = json.loads(payload)
     except ValueError:
         body = None
+    if isinstance(body, dict):
+        body = [body]
     if not isinstance(body, list):
         return LiveMessage("resync", '{"why":"payload"}')
     return LiveMessage("change", _json({"changes": body}))

@@ -14,7 +14,7 @@ import pytest
 from fastapi import FastAPI
 
 from command.store.embedded import EmbeddedPostgres
-from command.web.live import LISTENERS, Listener, LiveHub, LiveMessage
+from command.web.live import LISTENERS, Listener, LiveHub, LiveMessage, _change
 from command.web.server import WebServer
 from ingest.clock import SystemClock
 from ingest.errors import GridwatchError
@@ -95,6 +95,12 @@ async def test_slow_listener_loses_its_queue_and_is_told_to_read_again() -> None
     assert listener.resyncs == 1
     listener.end()
     assert (await listener.get(), await listener.get()) == (LiveMessage("change", "6"), None)
+
+
+def test_notifications_of_every_form_reach_listeners() -> None:
+    assert json.loads(_change('[{"kind":"case","id":"1"}]').data) == {"changes": [{"kind": "case", "id": "1"}]}
+    assert json.loads(_change('{"kind":"events","count":900}').data) == {"changes": [{"kind": "events", "count": 900}]}
+    assert [_change(payload).name for payload in ("", "x", "3")] == ["resync"] * 3
 
 
 async def test_house_is_full(town: Any) -> None:
