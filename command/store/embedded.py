@@ -409,7 +409,7 @@ def _end_strays(data_dir: Path) -> None:
                 with contextlib.suppress(psutil.Error):
                     stray.send_signal(number)
         deadline_s = time.monotonic() + patience_s
-        while _servers_over(data_dir) and time.monotonic() < deadline_s:  # not wait(): a zombie of nobody's counts as gone
+        while _servers_over(data_dir) and time.monotonic() < deadline_s:  # wait() would wait for zombies too
             time.sleep(0.02)
     pid_file = data_dir / "postmaster.pid"
     with contextlib.suppress(OSError, IndexError):
