@@ -115,8 +115,9 @@ class _Running:
 def _expected_units(kind: str, cameras: Simulator, count: int, frames: int, sent_bytes: int) -> float:
     """What a peer that keeps up has counted for the frames sent."""
     if kind == "ffmpeg_processes":
-        main = cameras.kind.main
-        return frames * min(1.0, 5 / cameras.kind.fps) * main.width * main.height * 3 / 2
+        main = cameras.kind.main  # two pictures of each camera may be half way
+        pictures = max(1.0, frames * min(1.0, 5 / cameras.kind.fps) - 2 * count)
+        return pictures * main.width * main.height * 3 / 2
     if kind == "ffmpeg_copy":  # a GOP and a buffer of each camera are still on their way to the file
         main = cameras.kind.main
         return max(1.0, sent_bytes - count * (main.bitrate_bps / 8 * main.gop_s + _FILE_BUFFER_BYTES))
