@@ -163,15 +163,15 @@ class EmbeddedPostgres:
         """Whether the server process lives (it may still be recovering)."""
         return self._process is not None and not self._ended.is_set()
 
-    async def keep(self, poll_s: float = 0.2) -> None:
-        """Start the server again whenever it dies, until cancelled; waits grow to 5 s when it will not stay up."""
+    async def keep(self, poll_s: float = 0.2, longest_wait_s: float = 5.0) -> None:
+        """Start the server again whenever it dies, until cancelled; waits grow while it will not stay up."""
         wait_s = 0.0
         up_since_s = time.monotonic()
         while True:
             await asyncio.sleep(poll_s)
             if self.alive() or self._stopping:
                 continue
-            wait_s = 0.0 if time.monotonic() - up_since_s > 60 else min(5.0, max(0.25, wait_s * 2))
+            wait_s = 0.0 if time.monotonic() - up_since_s > 60 else min(longest_wait_s, max(0.25, wait_s * 2))
             log.error("database server died and is started again", extra={"log": str(self.log_path), "wait_s": wait_s})
             await asyncio.sleep(wait_s)
             try:

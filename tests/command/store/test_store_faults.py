@@ -48,10 +48,10 @@ async def kill_run(server: EmbeddedPostgres, store: Any, make_event: Any, then: 
     await asyncio.to_thread(server.start)
     migrate(server.conninfo)
     await store.sync()
-    keeper = asyncio.create_task(server.keep(poll_s=0.05))
+    keeper = asyncio.create_task(server.keep(poll_s=0.05, longest_wait_s=0.1))
     try:
         async with store.writing(batch_rows=20):
-            feeding = asyncio.create_task(feed(store, make_event, then, chance, kills * 15, 0.02))
+            feeding = asyncio.create_task(feed(store, make_event, then, chance, kills * 10, 0.02))
             for _ in range(kills):
                 await asyncio.sleep(chance.random() * 0.3)
                 pid = server.pid
