@@ -65,6 +65,13 @@ class Reader:
         self._queued_bytes = 0
         return units
 
+    def take_all(self) -> list[AccessUnit]:
+        """All queued units, maybe none; for a reader that looks by the clock and is never woken."""
+        units = list(self._queue)
+        self._queue.clear()
+        self._queued_bytes = 0
+        return units
+
     def get_nowait(self) -> AccessUnit | None:
         """The next unit, or None."""
         return self._pop() if self._queue else None
