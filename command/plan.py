@@ -36,7 +36,7 @@ class Cost:
 
     ingest_core_per_mbps: float = 0.0008  # session, access units, recording
     ingest_core_per_stream: float = 0.0003
-    look_sub_s: float = 0.008  # decode a small keyframe, decide, sometimes detect
+    look_sub_s: float = 0.012  # decode a small keyframe, decide, sometimes detect
     look_main_s: float = 0.030  # the same by a 1080p keyframe
     base_cores: float = 0.10  # database, broker, API, page
     base_bytes: int = 700_000_000  # all processes but for what cameras add; the detector's model is the largest part

@@ -1,4 +1,4 @@
-"""The simulated cameras' own cost, read by a program that only throws away: they must leave the machine to the rest.
+"""The simulated cameras' own cost, read by a program that only throws away.
 
 scripts/bench simulate --cameras 128 --seconds 20 --json out.json
 """
