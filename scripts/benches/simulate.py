@@ -15,9 +15,10 @@ from pathlib import Path
 import click
 from rig.cameras import prepare_clips, simulator
 from rig.cpu import process_usage
-from rig.floor import read_floor
+from rig.floor import SETTLE_S, read_floor
 
 MOST_CORES_PER_128 = 0.2
+MARGIN_S = 4.0  # by which the reader outlives the measured stretch
 
 
 @click.command(help=__doc__.partition("\n")[0] if __doc__ else None)
@@ -34,13 +35,14 @@ def main(cameras: int, seconds: float, json_path: Path | None, clips: Path | Non
         simulator(cameras, set_name, folder) as town,
         ThreadPoolExecutor(1) as pool,
     ):
-        reading = pool.submit(read_floor, town, cameras, seconds, Path(work))
+        reading = pool.submit(read_floor, town, cameras, seconds + MARGIN_S, Path(work))
         while town.playing() < cameras and not reading.done():
             time.sleep(0.1)
+        time.sleep(SETTLE_S)  # every camera begins at its next keyframe
         before, used, began_s = town.counts(), process_usage(town.pid).cpu_s, time.monotonic()
+        time.sleep(seconds)
+        after, used_after, wall_s = town.counts(), process_usage(town.pid).cpu_s, time.monotonic() - began_s
         floor = reading.result()
-        after, used_after = town.counts(), process_usage(town.pid).cpu_s
-        wall_s = time.monotonic() - began_s
     if floor is None:
         click.echo("no C compiler here (cc, gcc, clang), and a reader in Python would take what is measured", err=True)
         sys.exit(2)
