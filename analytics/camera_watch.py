@@ -1,7 +1,8 @@
 """Watching one camera: what its gate, its detections and its rules remember from look to look.
 
 Life cycle: made with the camera's configuration, given each decoded keyframe by one thread at a time, told about time
-and loss; a changed configuration makes a new one. It decides and states; telling the world is `analytics.watch`'s work.
+and loss, and given a changed configuration by `reconfigure`: rules that stay as they were go on with what is open. It
+decides and states; telling the world is `analytics.watch`'s work.
 """
 
 from __future__ import annotations
@@ -18,16 +19,18 @@ from analytics.detector import Detection, Detector
 from analytics.evidence import EvidenceStore
 from analytics.gate import HEIGHT_PX, WIDTH_PX, Gate
 from analytics.rules.kinds import rule_states
-from analytics.rules.rule_state import ClosedBecause, Sighting
+from analytics.rules.rule_state import ClosedBecause, RuleState, Sighting
 from analytics.timeline import MediaTimeline
 from ingest.access_unit import AccessUnit
-from ingest.camera import Camera
+from ingest.camera import Camera, Rule, Zone
 from ingest.event import Event, Evidence
 
 log = logging.getLogger(__name__)
 
 EVIDENCE_LONGEST_SIDE_PX = 1280
 EVIDENCE_QUALITY = 85
+
+_RuleKey = tuple[Rule, Zone, float, float, ZoneInfo]  # all that a rule's state machine is made of
 
 
 @dataclass(slots=True)
@@ -52,7 +55,9 @@ class CameraWatch:
         self.changed = True  # the last look showed something new
         self._detector = detector
         self._evidence = evidence
+        self._epoch = epoch
         self._rules = rule_states(camera, timezone, epoch)
+        self._rule_keys = _rule_keys(camera, timezone)
         self._gate = Gate()
         self._timeline = MediaTimeline()
         self._detections: Sequence[Detection] | None = None  # None: the detector has not seen this scene
@@ -91,6 +96,17 @@ class CameraWatch:
         """What follows from time alone."""
         return self._counted([event for rule in self._rules for event in rule.tick(at)])
 
+    def reconfigure(self, camera: Camera, timezone: ZoneInfo, at: datetime) -> list[Event]:
+        """Go on with a changed camera of the same id; what rules that are gone or changed have open is closed."""
+        keys, fresh = _rule_keys(camera, timezone), rule_states(camera, timezone, self._epoch)
+        before = list(zip(self._rule_keys, self._rules, strict=True))
+        rules: list[RuleState] = []
+        for key, state in zip(keys, fresh, strict=True):
+            rules.append(next((kept for old, kept in before if old == key), state))
+        gone = [state for state in self._rules if state not in rules]
+        self.camera, self._rules, self._rule_keys = camera, rules, keys
+        return self._counted([event for rule in gone for event in rule.close("reconfigured", at)])
+
     def close(self, because: ClosedBecause, at: datetime) -> list[Event]:
         """Close whatever is open."""
         return self._counted([event for rule in self._rules for event in rule.close(because, at)])
@@ -107,3 +123,7 @@ class CameraWatch:
             self.counters.evidence_failures += 1
             log.error("evidence could not be saved", extra={"camera": self.camera.id, "why": str(error)})
             return None
+
+
+def _rule_keys(camera: Camera, timezone: ZoneInfo) -> list[_RuleKey]:
+    return [(rule, camera.zone(rule.zone), camera.lon, camera.lat, timezone) for rule in camera.rules]

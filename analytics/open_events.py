@@ -61,11 +61,35 @@ class OpenEvents:
         write_durably(self._path, _events.dump_json(list(self._open.values())))
 
 
+def adopt(heir: Path, orphans: list[Path]) -> int:
+    """Put the open events of workers that will not come again into another one's file, before that one starts.
+
+    Returns how many. An orphan is removed only when its events are safe with the heir; an unreadable one is put aside.
+    """
+    found: dict[UUID, Event] = {}
+    for path in [heir, *orphans]:
+        try:
+            found.update((event.id, event) for event in _events.validate_json(path.read_bytes()))
+        except FileNotFoundError:
+            continue
+        except ValidationError as error:
+            if path != heir:  # the heir says so itself, at its start
+                path.replace(path.with_suffix(".unreadable"))
+                log.error("a file of open events was unreadable", extra={"file": path.name, "why": str(error)})
+                continue
+            return 0
+    if orphans:
+        write_durably(heir, _events.dump_json(list(found.values())))
+    for path in orphans:
+        path.unlink(missing_ok=True)
+    return len(found)
+
+
 def close_interrupted(event: Event, epoch: int, now: datetime) -> Event:
     """The closing statement of an event whose worker died: it ended when it was last stated."""
     return event.model_copy(
         update={
-            "epoch": epoch,
+            "epoch": max(epoch, event.epoch + 1),  # another worker's count may be ahead of ours
             "number": 1,
             "state": "closed",
             "ended_at": event.updated_at,

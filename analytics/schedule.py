@@ -116,6 +116,11 @@ class LookSchedule:
             if (turn := self._turns.get(camera_id)) is not None:
                 turn.pending = turn.last_keyframe_s = None
 
+    def remove(self, camera_id: str) -> None:
+        """The camera is no longer this worker's; its counters go with it."""
+        with self._change:
+            self._turns.pop(camera_id, None)
+
     def counters(self) -> dict[str, LookCounters]:
         """A copy of every camera's counters."""
         with self._change:

@@ -2,10 +2,10 @@
 
 Life cycle: `start` closes what a dead predecessor left open and starts the analysis threads; `join` follows a camera's
 stream (or `on_keyframe` is called for it; both on the event loop, neither waits); `camera_lost` ends what is open on a
-camera; `stop` ends everything. A thread takes a look from the schedule, decodes, lets the camera's watch decide, and
-tells the events: first into the file of open events, then to `emit`. When `emit` refuses (disk full) the events wait in
-memory in their order and are told as soon as it takes them. An unexpected error costs one look, a traceback in the log
-and a count.
+camera; cameras are added, replaced and removed while it runs; `stop` ends everything, in bounded time. A thread takes a
+look from the schedule, decodes, lets the camera's watch decide, and tells the events: first into the file of open
+events, then to `emit`. When `emit` refuses (disk full) the events wait in memory in their order and are told as soon as
+it takes them. An unexpected error costs one look, a traceback in the log and a count.
 """
 
 from __future__ import annotations
@@ -53,6 +53,7 @@ class WatchOptions:
     changed_picture_every_s: float = 2.0  # the page's picture, where the scene changes
     quiet_picture_every_s: float = 10.0  # and where it does not
     lost_after_s: float = 30.0  # no keyframe for this long (or four GOPs) ends what is open on a camera
+    stop_within_s: float = 4.0  # events not closed by then are closed by the next start
 
 
 @dataclass(slots=True)
@@ -61,6 +62,7 @@ class _Watched:
     lock: threading.Lock
     picture_s: float = float("-inf")  # monotonic, of the page's picture
     is_lost: bool = False  # told by the event loop, handled by an analysis thread
+    is_removed: bool = False  # nothing may be opened any more; under the lock
 
 
 class Watcher:
@@ -84,13 +86,14 @@ class Watcher:
         self._clock = clock or SystemClock()
         self._options = options or WatchOptions()
         self._emit = emit
+        self._detector = detector
+        self._evidence = evidence
+        self._timezone = timezone
         self._pictures = pictures
         self._open_events = OpenEvents(open_events)
         self._epoch = epoch
-        self._watched = {
-            camera.id: _Watched(CameraWatch(camera, detector, evidence, timezone, epoch), threading.Lock())
-            for camera in cameras
-        }
+        # Replaced, never changed: threads walk through it without a lock.
+        self._watched = {camera.id: self._new(camera) for camera in cameras}
         self._schedule = LookSchedule(
             self._clock,
             self._options.active_every_s,
@@ -119,17 +122,65 @@ class Watcher:
             self._threads.append(thread)
 
     async def stop(self) -> None:
-        """Finish the looks at hand, close what is open as `stopped`. Idempotent."""
+        """Finish the looks at hand, close what is open as `stopped`. Idempotent.
+
+        After `stop_within_s` the rest stays in the file of open events, whence the next start closes it: a slow disk
+        or a machine with too much to do must not make the end of the program a matter of luck.
+        """
+        deadline_s = time.monotonic() + self._options.stop_within_s
         self._stopping.set()
         for reader in self._readers.values():
             reader.close()
         self._readers.clear()
         await asyncio.gather(*self._followers)
-        for thread in self._threads:
-            await asyncio.to_thread(thread.join)
-        if self._threads:
-            self._threads.clear()
-            await asyncio.to_thread(self._close_all)
+        threads, self._threads = self._threads, []
+        if threads:
+            await asyncio.to_thread(self._end, threads, deadline_s)
+
+    def _end(self, threads: list[threading.Thread], deadline_s: float) -> None:
+        for thread in threads:
+            thread.join(max(0.0, deadline_s - time.monotonic()))
+        if any(thread.is_alive() for thread in threads):
+            log.warning("a look does not end; what is open is closed by the next start")
+            return
+        self._close_all(deadline_s)
+
+    def add_camera(self, camera: Camera) -> None:
+        """Begin to watch one more; `join` makes it see. A camera that is watched already is left as it is."""
+        if camera.id not in self._watched:
+            self._watched = {**self._watched, camera.id: self._new(camera)}
+
+    async def remove_camera(self, camera_id: str) -> None:
+        """Watch it no longer; what is open on it is closed as `reconfigured`. Waits for the look at hand."""
+        if (watched := self._watched.get(camera_id)) is None:
+            return
+        if (reader := self._readers.pop(camera_id, None)) is not None:
+            reader.close()
+        self._watched = {key: value for key, value in self._watched.items() if key != camera_id}
+        self._schedule.remove(camera_id)
+        await asyncio.to_thread(self._close_removed, watched)
+
+    async def replace_camera(self, camera: Camera, timezone: ZoneInfo | None = None) -> None:
+        """Go on with a changed camera: rules that stay as they were notice nothing. Waits for the look at hand."""
+        if (watched := self._watched.get(camera.id)) is not None:
+            await asyncio.to_thread(self._reconfigure, watched, camera, timezone or self._timezone)
+
+    def set_timezone(self, timezone: ZoneInfo) -> None:
+        """The town's time zone for cameras that are added or replaced from now on."""
+        self._timezone = timezone
+
+    def _new(self, camera: Camera) -> _Watched:
+        watch = CameraWatch(camera, self._detector, self._evidence, self._timezone, self._epoch)
+        return _Watched(watch, threading.Lock())
+
+    def _close_removed(self, watched: _Watched) -> None:
+        with watched.lock:
+            watched.is_removed = True
+            self._tell(watched.watch.close("reconfigured", self._clock.now()))
+
+    def _reconfigure(self, watched: _Watched, camera: Camera, timezone: ZoneInfo) -> None:
+        with watched.lock:
+            self._tell(watched.watch.reconfigure(camera, timezone, self._clock.now()))
 
     def join(self, camera_id: str, fanout: Fanout) -> None:
         """Follow the stream that is to be analysed (the sub stream where there is one) instead of any earlier one."""
@@ -184,7 +235,8 @@ class Watcher:
             if (look := self._schedule.take()) is None:
                 continue
             camera_id, unit = look
-            watched = self._watched[camera_id]
+            if (watched := self._watched.get(camera_id)) is None:
+                continue
             began_s = time.thread_time()
             try:
                 self._look(watched, unit, decoder)
@@ -199,6 +251,8 @@ class Watcher:
     def _look(self, watched: _Watched, unit: AccessUnit, decoder: KeyframeDecoder) -> None:
         picture = decoder.decode(unit)
         with watched.lock:
+            if watched.is_removed:
+                return
             self._tell(watched.watch.look(unit, picture))
         self._keep_picture(watched, unit, picture)
 
@@ -283,9 +337,12 @@ class Watcher:
             log.info("closing events that an earlier run left open", extra={"events": len(left)})
             self._tell(left)
 
-    def _close_all(self) -> None:
+    def _close_all(self, deadline_s: float) -> None:
         because: ClosedBecause = "stopped"
         for watched in self._watched.values():
+            if time.monotonic() > deadline_s:
+                log.warning("not all open events are closed in time; the next start closes them")
+                return
             with watched.lock:
                 self._tell(watched.watch.close(because, self._clock.now()))
         self._tell([])

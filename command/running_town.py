@@ -1,34 +1,35 @@
 """The town as a whole: what `gridwatch up` and `gridwatch demo` start, in order, and end in reverse.
 
-    database -> schema -> accounts -> broker -> API -> media -> ingest worker
+    files -> accounts -> database -> schema -> broker -> API -> media -> ingest workers
 
 One town a home: a lock in the home folder keeps a second one out. Ready means that every process has beaten its
-heart and the page answers.
+heart and the page answers. From then on edits of the files are taken as they are found (`command.configuration`).
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import fcntl
 import logging
 import os
 import shutil
 from collections.abc import Sequence
 
-from command.dispatch.accounts import Accounts
-from command.grids import read_grids
+from analytics.open_events import adopt
+from command.configuration import Configuration
+from command.control import ControlServer
 from command.settings import Settings
 from command.store.embedded import EmbeddedPostgres
 from command.store.migrate import migrate
 from command.supervisor import Child, Supervisor, python_child
 from command.web.rights import require_loopback
 from ingest.errors import GridwatchError
-from ingest.streams import FileRejectedError, read_streams
 
 log = logging.getLogger(__name__)
 
 READY_WITHIN_S = 60.0
+WORKER_HUNG_AFTER_S = 2.5  # cameras are blind meanwhile; see `command.pulse` for how starving is told apart
+WORKER_STAGGER_S = 0.25
 
 
 class RunningTown:
@@ -41,7 +42,9 @@ class RunningTown:
         self.supervisor = Supervisor()
         self.postgres: EmbeddedPostgres | None = None
         self.conninfo = ""
-        self._keeping: asyncio.Task[None] | None = None
+        self.configuration = Configuration(settings)
+        self._control = ControlServer(settings.control_socket, {"reload": self.configuration.reload})
+        self._jobs: list[asyncio.Task[None]] = []
         self._lock_fd: int | None = None
 
     async def start(self) -> None:
@@ -60,30 +63,37 @@ class RunningTown:
         settings = self.settings
         require_loopback(settings.host)
         self._prepare_home()
-        person_ids = self._check_files()
+        await asyncio.to_thread(self.configuration.begin)
+        self._adopt_open_events()
         for child in self._before:
             await self.supervisor.add(child)
         if settings.database_url is None:
             self.postgres = EmbeddedPostgres.for_home(settings.home)
             self.conninfo = await asyncio.to_thread(self.postgres.start)
-            self._keeping = asyncio.create_task(self.postgres.keep(), name="keep-postgres")
+            self._jobs.append(asyncio.create_task(self.postgres.keep(), name="keep-postgres"))
         else:
             self.conninfo = settings.database_url
         applied = await asyncio.to_thread(migrate, self.conninfo)
         if applied:
             log.info("schema brought up to date", extra={"migrations": [one.name for one in applied]})
-        Accounts(settings.secrets).ensure(person_ids)
         environment = {**settings.environment(), "GRIDWATCH_DATABASE_URL": self.conninfo}
-        names = ["api", "media", "worker-1"]
+        workers = self.configuration.worker_names
+        names = ["api", "media", *workers]
         if settings.mqtt_url is None:
             names.insert(0, "broker")
         for name in names:
             module, _, number = name.partition("-")
-            heart = settings.run / f"{name}.json"
-            await self.supervisor.add(Child(name, python_child(module, *filter(None, [number])), heart, environment))
+            arguments = python_child(module, *filter(None, [number]))
+            child = Child(name, arguments, settings.run / f"{name}.json", environment)
+            if name in workers:
+                child.stage, child.hung_after_s = "workers", WORKER_HUNG_AFTER_S
+                await asyncio.sleep(WORKER_STAGGER_S if name != workers[0] else 0)
+            await self.supervisor.add(child)
         await self._until_ready(names)
         for child in self._after:
             await self.supervisor.add(child)
+        await self._control.start()
+        self._jobs.append(asyncio.create_task(self.configuration.watch(), name="watch-files"))
 
     def _prepare_home(self) -> None:
         home = self.settings.home
@@ -100,18 +110,14 @@ class RunningTown:
         for stale in self.settings.run.glob("*.json"):
             stale.unlink(missing_ok=True)
 
-    def _check_files(self) -> list[str]:
-        """Refuse files that cannot be read at all; name what else is wrong and go on with the rest."""
-        streams, problems = read_streams(self.settings.streams)
-        grids, more = read_grids(self.settings.grids)
-        errors = [problem for problem in [*problems, *more] if problem.severity == "error"]
-        for problem in errors[:10]:
-            log.error("%s", problem.sentence("en"), extra={"file": problem.file, "line": problem.line})
-        if streams is None or grids is None:
-            raise FileRejectedError(errors[0], len(errors))
-        if errors:
-            log.error("%s", GridwatchError("up.bad_cameras", file=self.settings.streams, count=len(errors)))
-        return sorted(grids.people())
+    def _adopt_open_events(self) -> None:
+        """Workers that there are no longer have left events open; the first one closes them."""
+        spools, names = self.settings.spools, self.configuration.worker_names
+        left = {path.name.removesuffix(".open.json"): path for path in spools.glob("worker-*.open.json")}
+        orphans = [path for name, path in sorted(left.items()) if name not in names]
+        if orphans:
+            count = adopt(spools / f"{names[0]}.open.json", orphans)
+            log.info("open events of earlier workers are taken over", extra={"files": len(orphans), "events": count})
 
     async def _until_ready(self, names: list[str]) -> None:
         deadline_s = asyncio.get_running_loop().time() + READY_WITHIN_S
@@ -122,11 +128,13 @@ class RunningTown:
 
     async def stop(self) -> None:
         """End everything; what was told is on disk. Idempotent."""
+        await self._control.stop()
+        if self._lock_fd is not None and self._jobs:
+            await asyncio.to_thread(self.configuration.remember)
         await self.supervisor.stop()
-        if self._keeping is not None:
-            self._keeping.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._keeping
+        for job in self._jobs:
+            job.cancel()
+        await asyncio.gather(*self._jobs, return_exceptions=True)
         if self.postgres is not None:
             await asyncio.to_thread(self.postgres.stop)
         if self._lock_fd is not None:

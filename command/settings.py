@@ -13,6 +13,8 @@ from zoneinfo import ZoneInfo
 
 from ingest.errors import GridwatchError
 
+MAX_WORKERS = 64
+
 
 def default_home() -> Path:
     """`GRIDWATCH_HOME`, else /var/lib/gridwatch as root (the database drops root and must reach it), else XDG data."""
@@ -56,6 +58,14 @@ def _seconds(name: str, default: str) -> float:
     return seconds
 
 
+def _workers(value: str | None) -> int | None:
+    if value is None:
+        return None
+    if not value.isdigit() or not 1 <= int(value) <= MAX_WORKERS:
+        raise GridwatchError("settings.bad", name="GRIDWATCH_WORKERS", value=value, expected=f"1 … {MAX_WORKERS}")
+    return int(value)
+
+
 @dataclass(frozen=True)
 class Settings:
     """One object for all processes; children get it through the environment they inherit."""
@@ -71,6 +81,7 @@ class Settings:
     lang: str = "zh"
     timezone: str = "Asia/Shanghai"
     look_every_s: float = 4.0  # a camera where nothing moves is looked at this often
+    workers: int | None = None  # ingest workers; None: by the number of cores
 
     @classmethod
     def from_environment(cls, **changes: object) -> Settings:
@@ -92,6 +103,7 @@ class Settings:
             "lang": env.get("GRIDWATCH_LANG", "zh"),
             "timezone": env.get("GRIDWATCH_TIMEZONE", "Asia/Shanghai"),
             "look_every_s": _seconds("GRIDWATCH_LOOK_EVERY_S", "4"),
+            "workers": _workers(env.get("GRIDWATCH_WORKERS") or None),
         }
         try:
             ZoneInfo(str(found["timezone"]))
@@ -114,6 +126,7 @@ class Settings:
             "GRIDWATCH_MQTT_URL": self.mqtt_url or "",
             "GRIDWATCH_MQTT_PORT": str(self.mqtt_port),
             "GRIDWATCH_LANG": self.lang,
+            "GRIDWATCH_WORKERS": str(self.workers or ""),
             "GRIDWATCH_TIMEZONE": self.timezone,
             "GRIDWATCH_LOOK_EVERY_S": f"{self.look_every_s:g}",
         }
@@ -143,10 +156,14 @@ class Settings:
         """The last keyframe of each camera, one JPEG file a camera."""
         return self.run / "pictures"
 
+    def tap_socket(self, worker: str) -> Path:
+        """Where an ingest worker gives packets to the media process."""
+        return self.run / f"tap-{worker}.sock"
+
     @property
-    def tap_socket(self) -> Path:
-        """Where the ingest worker gives packets to the media process."""
-        return self.run / "tap.sock"
+    def control_socket(self) -> Path:
+        """Where the supervisor takes `gridwatch reload`."""
+        return self.run / "control.sock"
 
     @property
     def media_socket(self) -> Path:

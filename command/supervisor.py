@@ -3,15 +3,16 @@
     database -> broker -> command -> media -> ingest workers        (and back in reverse)
 
 Life of a child: started, ready (its heartbeat file is fresh, where it has one), then dead or hung -> killed and
-started again, with a growing wait once it has used up its restart budget. A child's end touches only its own part:
-events wait in the spool, outbox rows in the database, cameras for the worker. The supervisor itself stays small and
-single-threaded, since children die with its main thread.
+started again at once, with growing waits once it has used up its restart budget. A child's end touches only its own
+part: events wait in the spool, outbox rows in the database, cameras for the worker. The supervisor itself stays small
+and single-threaded, since children die with its main thread.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import os
 import signal
@@ -22,57 +23,57 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from command.pulse import LOOK_EVERY_S, Pulse
+
 log = logging.getLogger(__name__)
 
 RESTART_BUDGET = 5  # restarts a minute without a wait
 RESTART_WINDOW_S = 60.0
-RESTART_WAIT_S = 10.0  # once the budget is used up
-HUNG_AFTER_S = 15.0  # no heartbeat for so long: killed
+FIRST_WAIT_S = 1.0  # once the budget is used up, doubled with each further restart
+LONGEST_WAIT_S = 30.0
+HUNG_AFTER_S = 15.0  # no heartbeat for so long: suspected of hanging
 GRACE_S = 10.0  # from SIGTERM to SIGKILL
+TRACE_S = 0.15  # for a hung child to write where it hangs
+HANG_SIGNAL = signal.SIGUSR2  # a child writes every thread's place in the code to stderr
 
 
 @dataclass
 class Child:
-    """One supervised process. `heartbeat` is a file that it rewrites every second, or None if only exit counts."""
+    """One supervised process. `heartbeat` is a file that it rewrites every second, or None if only exit counts.
+
+    Children of one `stage` that stand next to each other are ended together.
+    """
 
     name: str
     arguments: Sequence[str]
     heartbeat: Path | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
+    hung_after_s: float = HUNG_AFTER_S
+    stage: str = ""
     process: asyncio.subprocess.Process | None = None
     restarts: int = 0
-    _recent: deque[float] = field(default_factory=lambda: deque(maxlen=RESTART_BUDGET))
-    _started_s: float = 0.0
+    pulse: Pulse | None = None
+    _recent: deque[float] = field(default_factory=deque)
 
     async def start(self) -> None:
         """Start the process in a session of its own, so that a terminal's Ctrl-C reaches the supervisor alone."""
-        if self.heartbeat is not None:
-            self.heartbeat.unlink(missing_ok=True)
         self.process = await asyncio.create_subprocess_exec(
             *self.arguments,
             stdin=asyncio.subprocess.DEVNULL,
             start_new_session=True,
             env={**os.environ, **self.environment, "GRIDWATCH_SUPERVISOR_PID": str(os.getpid())},
         )
-        self._started_s = time.monotonic()
+        if self.heartbeat is not None:
+            self.pulse = Pulse(self.heartbeat, self.process.pid, self.hung_after_s, time.monotonic())
         log.info("started", extra={"child": self.name, "pid": self.process.pid})
 
-    def silent_s(self) -> float:
-        """Seconds since the last heartbeat, or since the start when there was none yet; 0 without a heartbeat file."""
-        if self.heartbeat is None:
-            return 0.0
-        try:
-            return max(0.0, time.time() - self.heartbeat.stat().st_mtime)
-        except FileNotFoundError:
-            # importing and opening takes its time on a loaded machine: the first beat gets twice the patience
-            return max(0.0, time.monotonic() - self._started_s - HUNG_AFTER_S)
-
-    def restart_wait_s(self) -> float:
-        """How long to wait before the next start; spends one of the budget."""
-        now_s = time.monotonic()
-        spent = len(self._recent) == self._recent.maxlen and now_s - self._recent[0] < RESTART_WINDOW_S
+    def restart_wait_s(self, now_s: float) -> float:
+        """How long to wait before the next start; spends one of the budget. `now_s` is monotonic."""
+        while self._recent and now_s - self._recent[0] > RESTART_WINDOW_S:
+            self._recent.popleft()
+        over = len(self._recent) - RESTART_BUDGET
         self._recent.append(now_s)
-        return RESTART_WAIT_S if spent else 0.0
+        return 0.0 if over < 0 else min(LONGEST_WAIT_S, FIRST_WAIT_S * 2.0 ** min(over, 10))
 
     async def stop(self) -> None:
         """SIGTERM, then SIGKILL to its whole session after the grace."""
@@ -87,6 +88,15 @@ class Child:
             self.kill()
             await self.process.wait()
 
+    async def kill_hung(self) -> None:
+        """Ask where it hangs, then kill it; a stopped process cannot answer."""
+        if self.process is not None and self.process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                self.process.send_signal(HANG_SIGNAL)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.process.wait(), TRACE_S)
+        self.kill()
+
     def kill(self) -> None:
         """SIGKILL to the child's session."""
         if self.process is not None and self.process.returncode is None:
@@ -95,7 +105,7 @@ class Child:
 
 
 class Supervisor:
-    """Children in start order. `run` returns when `stop` is set and everything has ended."""
+    """Children in start order, each kept alive from `add` to `stop`."""
 
     def __init__(self) -> None:
         self.children: list[Child] = []
@@ -112,34 +122,48 @@ class Supervisor:
         while not self._stopping:
             assert child.process is not None
             try:
-                await asyncio.wait_for(child.process.wait(), 1.0)
+                await asyncio.wait_for(child.process.wait(), LOOK_EVERY_S)
             except TimeoutError:
-                if child.silent_s() > HUNG_AFTER_S:
-                    log.error(
-                        "hangs and is killed", extra={"child": child.name, "silent_s": round(child.silent_s(), 1)}
-                    )
-                    child.kill()
+                await self._listen(child)
                 continue
             if self._stopping:
                 return
-            wait_s = child.restart_wait_s()
+            wait_s = child.restart_wait_s(time.monotonic())
             child.restarts += 1
             log.error(
                 "ended and is started again",
                 extra={"child": child.name, "exit_code": child.process.returncode, "wait_s": wait_s},
             )
             await asyncio.sleep(wait_s)
-            if not self._stopping:
+            await self._start_again(child)
+
+    async def _listen(self, child: Child) -> None:
+        if child.pulse is None:
+            return
+        verdict = child.pulse.look(time.monotonic())
+        if verdict is not None:
+            facts = {"child": child.name, "silent_s": round(child.pulse.silent_s, 1), "found": verdict}
+            log.error("hangs and is killed", extra=facts)
+            await child.kill_hung()
+
+    async def _start_again(self, child: Child) -> None:
+        while not self._stopping:
+            try:
                 await child.start()
+                return
+            except OSError as error:  # no memory or no process left: that may pass
+                log.error("cannot be started", extra={"child": child.name, "why": str(error)})
+                await asyncio.sleep(FIRST_WAIT_S)
 
     async def stop(self) -> None:
-        """End all children, last started first."""
+        """End all children, last started first; those of one stage together."""
         self._stopping = True
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        for child in reversed(self.children):
-            await child.stop()
+        backwards = list(enumerate(reversed(self.children)))
+        for _, together in itertools.groupby(backwards, key=lambda one: one[1].stage or one[0]):
+            await asyncio.gather(*(child.stop() for _, child in together))
 
 
 def python_child(name: str, *arguments: str) -> list[str]:

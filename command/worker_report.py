@@ -30,6 +30,7 @@ class WorkerReport(BaseModel):
     model_config = ConfigDict(frozen=True)
     worker: str
     pid: int
+    generation: int = 0  # of the accepted town that it works by
     streams: tuple[StreamHealth, ...]
     analysis: dict[str, Any] = {}
     limits: tuple[dict[str, Any], ...] = ()  # `ingest.machine.Limit.as_json` of each
@@ -85,12 +86,17 @@ class WorkerReports:
 
 
 def report_body(
-    worker: str, streams: Sequence[StreamHealth], analysis: dict[str, Any], limits: Sequence[Limit] = ()
+    worker: str,
+    streams: Sequence[StreamHealth],
+    analysis: dict[str, Any],
+    limits: Sequence[Limit] = (),
+    generation: int = 0,
 ) -> str:
     """The JSON text of a report."""
     body = {
         "worker": worker,
         "pid": os.getpid(),
+        "generation": generation,
         "streams": [stream.model_dump(mode="json") for stream in streams],
         "analysis": analysis,
         "limits": [limit.as_json() for limit in limits],

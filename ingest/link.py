@@ -51,7 +51,6 @@ UDP_LOSS_PACKETS = 2000
 _TICK_S = 2.0
 _FIRST_TICK_S = 0.25
 _SAMPLES = 6
-_QUIET_FAULTS = frozenset({CameraState.CONNECTING, CameraState.LIVE, CameraState.WAITING})
 
 
 class CameraLink:
@@ -365,11 +364,10 @@ class CameraLink:
         if changed:
             self._since = self._clock.now()
             self._state = state
-        level = logging.INFO if state in _QUIET_FAULTS or state is CameraState.STOPPED else logging.WARNING
         facts = {"camera": self.camera_id, "stream": self.stream, "state": state.value}
         if reason is not None:
             facts["why"] = str(reason)
-        log.log(level, "camera state", extra=facts)
+        log.debug("camera state", extra=facts)  # what people should read of it is `ingest.state_log`'s choice
         if self._on_state is not None:
             self._on_state(self.health())
 

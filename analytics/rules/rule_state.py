@@ -10,8 +10,12 @@ from typing import Literal, Protocol
 from analytics.detector import Detection
 from ingest.event import Event, Evidence
 
-ClosedBecause = Literal["cleared", "hours_ended", "camera_lost", "stopped", "interrupted"]
-"""In a closed event's attributes as `closed_because`; `interrupted`: the worker died while the event was open."""
+ClosedBecause = Literal["cleared", "hours_ended", "camera_lost", "reconfigured", "stopped", "interrupted"]
+"""In a closed event's attributes as `closed_because`.
+
+`reconfigured`: the rule, its zone or the camera was changed or taken away; `interrupted`: the worker died while the
+event was open.
+"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,8 @@
 """The API process: HTTP API and page, the store's writer, the outbox relay and the intake of answers.
 
 It keeps nothing that is not in the database or in a spool, so it may be killed at any instruction. While the database
-is away it stays up, says so in /healthz, and goes on where it stopped.
+is away it stays up, says so in /healthz, and goes on where it stopped. It works by the accepted town
+(`command.accepted_town`) and follows its generations into the tables.
 """
 
 from __future__ import annotations
@@ -18,13 +19,14 @@ from psycopg_pool import PoolTimeout
 
 from analytics.evidence import EvidenceStore
 from analytics.last_pictures import LastPictures
+from command.accepted_town import TownFile
 from command.dispatch.accounts import Accounts
 from command.dispatch.address import MqttAddress
 from command.dispatch.answers import Answers
 from command.dispatch.decide import decide
 from command.dispatch.outbox import OutboxRelay
 from command.dispatch.topics import SERVICE
-from command.grids import Grids, read_grids
+from command.grids import Grids
 from command.processes.child import beat, every, run_child
 from command.settings import Settings
 from command.store.pool import Pool, open_pool
@@ -37,32 +39,67 @@ from command.worker_report import WorkerReports
 from ingest.bell import Bell
 from ingest.clock import SystemClock
 from ingest.spool import Spool
-from ingest.streams import Streams, read_streams
+from ingest.streams import Streams
 
 log = logging.getLogger(__name__)
 
 PART_SILENT_AFTER_S = 5.0
+FOLLOW_EVERY_S = 0.25
 
 
 class Parts:
-    """The other processes as their heartbeat files show them."""
+    """The other processes as their heartbeat files show them, and whether the last edit of the town was taken."""
 
-    def __init__(self, run: Path, names: Sequence[str]) -> None:
-        self._files = {name: run / f"{name}.json" for name in names}
+    def __init__(self, run: Path, names: Sequence[str], published: TownFile) -> None:
+        self._run = run
+        self._names = names
+        self._published = published
 
     def __call__(self) -> list[PartHealth]:
         """One entry a process, healthy if its heart beat within the last seconds."""
-        found = []
-        for name, path in self._files.items():
-            try:
-                silent_s = max(0.0, time.time() - path.stat().st_mtime)
-            except FileNotFoundError:
-                silent_s = float("inf")
-            ok = silent_s <= PART_SILENT_AFTER_S
-            shown = "—" if silent_s == float("inf") else f"{silent_s:.0f}"
-            facts = {} if ok else {"part": name, "silent_s": shown}
-            found.append(PartHealth(name, ok, None if ok else "part.silent", facts))
-        return found
+        town = self._published.read()
+        found = [self._process(name) for name in [*self._names, *town.worker_names]]
+        refused = town.refused
+        if refused is None:
+            return [*found, PartHealth("configuration", True, is_vital=False)]
+        facts = {key: str(value) for key, value in refused.model_dump().items()}
+        return [*found, PartHealth("configuration", False, "reload.refused", facts, is_vital=False)]
+
+    def _process(self, name: str) -> PartHealth:
+        try:
+            silent_s = max(0.0, time.time() - (self._run / f"{name}.json").stat().st_mtime)
+        except FileNotFoundError:
+            silent_s = float("inf")
+        if silent_s <= PART_SILENT_AFTER_S:
+            return PartHealth(name, True)
+        shown = "—" if silent_s == float("inf") else f"{silent_s:.0f}"
+        return PartHealth(name, False, "part.silent", {"part": name, "silent_s": shown})
+
+
+class TownTables:
+    """Keeps the tables and the writer's town at the published generation."""
+
+    def __init__(self, published: TownFile, pool: Pool, writer: SpoolWriter) -> None:
+        self._published = published
+        self._pool = pool
+        self._writer = writer
+        self.generation = 0
+
+    async def follow(self) -> None:
+        """Look for a newer generation for ever."""
+        while True:
+            await self.catch_up()
+            await asyncio.sleep(FOLLOW_EVERY_S)
+
+    async def catch_up(self) -> None:
+        """To the generation published now; waits for the database as long as it takes."""
+        town = self._published.read()
+        if town.generation == self.generation:
+            return
+        grids = await asyncio.to_thread(self._published.read_grids)
+        await _sync(self._pool, town.streams, grids)
+        self._writer.town = Town(town.streams, grids)
+        self.generation = town.generation
 
 
 async def _sync(pool: Pool, streams: Streams, grids: Grids) -> None:
@@ -80,9 +117,8 @@ async def _sync(pool: Pool, streams: Streams, grids: Grids) -> None:
 async def main(settings: Settings, stop: asyncio.Event) -> None:
     """Serve until `stop`."""
     assert settings.database_url is not None
-    streams, _ = read_streams(settings.streams)
-    grids, _ = read_grids(settings.grids)
-    assert streams is not None and grids is not None  # the supervisor has refused unreadable files
+    published = TownFile(settings.run)
+    town = Town(published.read().streams, published.read_grids())
     clock = SystemClock()
     broker = MqttAddress.of_url(
         settings.mqtt_url or f"mqtt://{settings.host}:{settings.mqtt_port}",
@@ -91,18 +127,20 @@ async def main(settings: Settings, stop: asyncio.Event) -> None:
     )
     bell = Bell(settings.run / "store.bell")
     reports = WorkerReports(settings.run)
+    heart = settings.run / "api.json"
     answers_spool = Spool(settings.spools / "answers" / "answers.spool")
     answers = Answers(settings.database_url, broker, answers_spool, clock)
     relay = OutboxRelay(settings.database_url, broker, clock)
-    writer = SpoolWriter(settings.database_url, settings.spools, Town(streams, grids), decide, bell=bell, clock=clock)
-    names = ["media", "worker-1", *(() if settings.mqtt_url else ("broker",))]
+    writer = SpoolWriter(settings.database_url, settings.spools, town, decide, bell=bell, clock=clock)
+    names = ["media", *(() if settings.mqtt_url else ("broker",))]
 
     def spools() -> list[SpoolDepth]:
         depths = [SpoolDepth(*depth) for depth in writer.depths()]
         return [*depths, SpoolDepth("answers", answers_spool.count, answers_spool.bytes)]
 
     async with open_pool(settings.database_url) as pool:
-        await _sync(pool, streams, grids)
+        tables = TownTables(published, pool, writer)
+        await tables.catch_up()
         state = AppState(
             settings=settings,
             conninfo=settings.database_url,
@@ -111,7 +149,7 @@ async def main(settings: Settings, stop: asyncio.Event) -> None:
             pictures=LastPictures(settings.pictures),
             evidence=EvidenceStore(settings.evidence),
             media_socket=settings.media_socket,
-            parts=Parts(settings.run, names),
+            parts=Parts(settings.run, names, published),
             spools=spools,
             clock=clock,
         )
@@ -120,8 +158,11 @@ async def main(settings: Settings, stop: asyncio.Event) -> None:
                 asyncio.create_task(writer.run(), name="spool-writer"),
                 asyncio.create_task(relay.run(), name="outbox-relay"),
                 asyncio.create_task(answers.run(), name="answers"),
+                asyncio.create_task(tables.follow(), name="town-tables"),
                 asyncio.create_task(stop.wait(), name="stop"),
-                asyncio.create_task(every(1.0, stop, lambda: beat(settings.run / "api.json", json.dumps({})))),
+                asyncio.create_task(
+                    every(1.0, stop, lambda: beat(heart, json.dumps({"generation": tables.generation})))
+                ),
             ]
             done, _ = await asyncio.wait(jobs, return_when=asyncio.FIRST_COMPLETED)
             for job in jobs:

@@ -20,9 +20,12 @@ from pathlib import Path
 import uvloop
 
 from command.settings import Settings
+from command.supervisor import HANG_SIGNAL
 from ingest.logs import set_up_logs
+from ingest.machine import take_open_files
 
 _PR_SET_PDEATHSIG = 1  # prctl(2)
+
 
 Main = Callable[[Settings, asyncio.Event], Awaitable[None]]
 
@@ -39,7 +42,9 @@ def run_child(name: str, main: Main) -> None:
     """Run one child process to its end; an uncaught error is logged by Python and ends with exit code 1."""
     die_with_parent()
     faulthandler.enable()
+    faulthandler.register(HANG_SIGNAL, all_threads=True)  # the supervisor asks where it hangs before it kills
     set_up_logs(name)
+    take_open_files()
     settings = Settings.from_environment()
 
     async def supervised() -> None:

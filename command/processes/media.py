@@ -1,4 +1,4 @@
-"""The media process: live pictures. Packets come from the ingest worker's tap, and only while somebody watches."""
+"""The media process: live pictures. Packets come from the camera's worker's tap, and only while somebody watches."""
 
 from __future__ import annotations
 
@@ -6,19 +6,22 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 
-from ingest.tap import open_tap
-
+from command.accepted_town import TownFile
 from command.processes.child import beat, every, run_child
 from command.settings import Settings
 from command.wall.media import create_media_app, serve_media
 from ingest.access_unit import AccessUnit
+from ingest.tap import open_tap
 
 
 async def main(settings: Settings, stop: asyncio.Event) -> None:
     """Serve WHEP on the media socket until `stop`."""
 
+    published = TownFile(settings.run)
+
     def open_units(camera_id: str, stream: str) -> AbstractAsyncContextManager[AsyncIterator[AccessUnit]]:
-        return open_tap(settings.tap_socket, camera_id, stream)
+        worker = published.read().workers.get(camera_id, "none")  # nobody listens there: `tap.no_worker`
+        return open_tap(settings.tap_socket(worker), camera_id, stream)
 
     heart = settings.run / "media.json"
     async with asyncio.TaskGroup() as group:

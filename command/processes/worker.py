@@ -1,7 +1,8 @@
 """An ingest worker: its cameras' links, the packets' tap, and the watcher that turns keyframes into events.
 
 Argument: the worker's number. Events go into its spool, durable before anything else happens to them; its report file
-is its heartbeat. Killed at any instruction, the next start closes what was left open and goes on.
+is its heartbeat. It works by the accepted town (`command.accepted_town`) and follows its generations: only what has
+changed of a camera is touched. Killed at any instruction, the next start closes what was left open and goes on.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from analytics.evidence import EvidenceStore
 from analytics.last_pictures import LastPictures
 from analytics.model import load_model
 from analytics.watch import Watcher, WatchOptions
+from command.accepted_town import TownFile
 from command.epoch import next_epoch
 from command.processes.child import beat, run_child
 from command.settings import Settings
@@ -32,9 +34,9 @@ from ingest.event import Event
 from ingest.fanout import Fanout
 from ingest.health import CameraState, StreamHealth
 from ingest.link import CameraLink
-from ingest.machine import Limit, Need, UdpDrops, limits, take_open_files
+from ingest.machine import Limit, Need, UdpDrops, limits
 from ingest.spool import Spool
-from ingest.streams import Streams, read_streams
+from ingest.state_log import StateLog
 from ingest.tap import TapServer
 
 log = logging.getLogger(__name__)
@@ -42,54 +44,119 @@ log = logging.getLogger(__name__)
 SOONEST_REPORT_S = 0.2  # after the one before
 LATEST_REPORT_S = 1.0
 LIMITS_EVERY_S = 10.0
+FOLLOW_EVERY_S = 0.25  # one stat(2) in memory
+TEARDOWN_WITHIN_S = 1.5  # for all sessions together
+NOT_LOST = (CameraState.LIVE, CameraState.CONNECTING, CameraState.WAITING, CameraState.STOPPED)
+STREAMS: tuple[StreamName, ...] = ("main", "sub")
 
 
 class Worker:
     """The cameras of one worker. `run` returns when `stop` is set, with every session torn down."""
 
-    def __init__(self, name: str, settings: Settings, streams: Streams) -> None:
+    def __init__(self, name: str, settings: Settings, published: TownFile) -> None:
         self._name = name
+        self._published = published
+        self._town = town = published.read()
+        self._cameras = {camera.id: camera for camera in town.cameras_of(name)}
         self._settings = settings
         self._clock = SystemClock()
         self._spool = Spool(settings.spools / f"{name}.spool", bell=Bell(settings.run / "store.bell"))
         self._watcher = Watcher(
-            streams.cameras,
+            self._cameras.values(),
             emit=self._emit,
             detector=OnnxDetector(load_model()),
             evidence=EvidenceStore(settings.evidence),
             pictures=LastPictures(settings.pictures),
             open_events=settings.spools / f"{name}.open.json",
             epoch=next_epoch(settings.spools / f"{name}.epoch"),
-            timezone=streams.zone_info,
+            timezone=town.streams.zone_info,
             clock=self._clock,
             options=WatchOptions(quiet_every_s=settings.look_every_s),
         )
         self._changed = asyncio.Event()
-        gate = ConnectGate()
+        self._state_log = StateLog(self._clock)
+        workers = len(set(town.workers.values()))
+        self._gate = ConnectGate(max(4, 16 // workers), max(2, 8 // workers)) if workers else ConnectGate()
         self._links: dict[tuple[str, str], CameraLink] = {}
-        self._analysed: dict[str, StreamName] = {}
-        for camera in streams.cameras:
-            self._add(camera, gate)
-        may_be_udp = any(camera.transport in ("auto", "udp") for camera in streams.cameras)
-        self._need = Need(len(self._links), udp=may_be_udp)
         self._udp_drops = UdpDrops()
         self._limits: list[Limit] = []
         self._limits_s = float("-inf")
 
-    def _add(self, camera: Camera, gate: ConnectGate) -> None:
-        analysed: StreamName = "sub" if camera.sub is not None else "main"
-        self._analysed[camera.id] = analysed
-        urls = [("main", camera.main)] + ([("sub", camera.sub)] if camera.sub is not None else [])
-        for stream, url in urls:
-            self._links[camera.id, stream] = CameraLink(
-                camera.id,
-                "sub" if stream == "sub" else "main",
-                url,
-                clock=self._clock,
-                gate=gate,
-                transport=camera.transport,
-                on_state=self._on_state,
-            )
+    def _need(self) -> Need:
+        may_be_udp = any(camera.transport in ("auto", "udp") for camera in self._cameras.values())
+        return Need(len(self._links), udp=may_be_udp)
+
+    # ---- cameras
+
+    def _open(self, camera: Camera, stream: StreamName) -> None:
+        """Pull one stream of a camera, if it has it, and let the watcher see it, if that is the one."""
+        if (url := camera.url(stream)) is None:
+            return
+        link = self._links[camera.id, stream] = CameraLink(
+            camera.id,
+            stream,
+            url,
+            clock=self._clock,
+            gate=self._gate,
+            transport=camera.transport,
+            on_state=self._on_state,
+        )
+        link.start()
+        if stream == analysed_stream(camera):
+            self._watcher.join(camera.id, link.fanout)
+
+    async def _shut(self, camera_id: str, stream: StreamName) -> None:
+        if (link := self._links.pop((camera_id, stream), None)) is not None:
+            await link.stop()
+
+    def _add(self, camera: Camera) -> None:
+        self._cameras[camera.id] = camera
+        self._watcher.add_camera(camera)
+        for stream in STREAMS:
+            self._open(camera, stream)
+
+    async def _remove(self, camera_id: str) -> None:
+        await self._watcher.remove_camera(camera_id)
+        for stream in STREAMS:
+            await self._shut(camera_id, stream)
+        del self._cameras[camera_id]
+        self._state_log.forget(camera_id)
+
+    async def _replace(self, camera: Camera) -> None:
+        """Only what has changed: a stream's session for its URL or transport, else nothing but the rules."""
+        before = self._cameras[camera.id]
+        self._cameras[camera.id] = camera
+        await self._watcher.replace_camera(camera, self._town.streams.zone_info)
+        for stream in STREAMS:
+            if (before.url(stream), before.transport) != (camera.url(stream), camera.transport):
+                await self._shut(camera.id, stream)
+                self._open(camera, stream)
+        link = self._links.get((camera.id, analysed_stream(camera)))
+        if link is not None and analysed_stream(before) != analysed_stream(camera):
+            self._watcher.join(camera.id, link.fanout)
+
+    async def _follow_town(self) -> None:
+        """Come to the published generation; all changed cameras at once, so that none waits for another's end."""
+        town = self._published.read()
+        if town.generation == self._town.generation:
+            return
+        before, self._town = self._town, town
+        same_hours = before.streams.timezone == town.streams.timezone
+        self._watcher.set_timezone(town.streams.zone_info)
+        wanted = {camera.id: camera for camera in town.cameras_of(self._name)}
+        removed = self._cameras.keys() - wanted.keys()
+        changed = [
+            camera
+            for camera_id, camera in wanted.items()
+            if camera_id in self._cameras and not (same_hours and camera == self._cameras[camera_id])
+        ]
+        added = [camera for camera_id, camera in wanted.items() if camera_id not in self._cameras]
+        await asyncio.gather(*map(self._remove, removed), *map(self._replace, changed))
+        for camera in added:
+            self._add(camera)
+        facts = {"added": len(added), "removed": len(removed), "changed": len(changed), "generation": town.generation}
+        log.info("cameras follow the changed town", extra=facts)
+        self._changed.set()
 
     def _emit(self, event: Event) -> None:
         self._spool.put("event", event.model_dump_json())
@@ -99,19 +166,15 @@ class Worker:
 
     def _on_state(self, health: StreamHealth) -> None:
         self._changed.set()
-        is_analysed = health.stream == self._analysed[health.camera_id]
-        if is_analysed and health.state not in (CameraState.LIVE, CameraState.CONNECTING, CameraState.WAITING):
+        self._state_log.note(health)
+        camera = self._cameras.get(health.camera_id)
+        is_analysed = camera is not None and health.stream == analysed_stream(camera)
+        if is_analysed and health.state not in NOT_LOST:
             self._watcher.camera_lost(health.camera_id)
 
     def _fanout(self, camera_id: str, stream: str) -> Fanout | None:
         link = self._links.get((camera_id, stream))
         return link.fanout if link is not None else None
-
-    async def _feed(self, camera_id: str) -> None:
-        """Keyframes of one camera to the watcher, which takes the newest when it gets to it."""
-        link = self._links[camera_id, self._analysed[camera_id]]
-        async for unit in link.fanout.join("analysis", capacity_units=2, keyframes_only=True):
-            self._watcher.on_keyframe(camera_id, unit)
 
     def _analysis(self) -> dict[str, Any]:
         return {
@@ -127,7 +190,7 @@ class Worker:
         if now_s - self._limits_s >= LIMITS_EVERY_S:
             self._limits_s = now_s
             before = {limit.code for limit in self._limits}
-            self._limits = limits(self._need, self._udp_drops.sample())
+            self._limits = limits(self._need(), self._udp_drops.sample())
             for limit in self._limits:
                 if not limit.ok and limit.code not in before:
                     log.warning("%s", limit.sentence("en"), extra={"limit": limit.name, "code": limit.code})
@@ -135,10 +198,10 @@ class Worker:
 
     def _report(self) -> None:
         healths = [link.health() for link in self._links.values()]
-        beat(
-            self._settings.run / f"{self._name}.json",
-            report_body(self._name, healths, self._analysis(), self._look_at_machine()),
-        )
+        machine = self._look_at_machine()
+        body = report_body(self._name, healths, self._analysis(), machine, self._town.generation)
+        beat(self._settings.run / f"{self._name}.json", body)
+        self._state_log.flush(len(self._links))
 
     async def _report_until(self, stop: asyncio.Event) -> None:
         """Once a second, and soon after a camera's state changes."""
@@ -155,34 +218,55 @@ class Worker:
         finally:
             stopping.cancel()
 
+    async def _follow_until(self, stop: asyncio.Event) -> None:
+        while not stop.is_set():
+            try:
+                await self._follow_town()
+            except (OSError, ValueError):  # unreadable: what holds goes on, and the supervisor sees it in the report
+                log.exception("the changed town cannot be read")
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), FOLLOW_EVERY_S)
+
     async def run(self, stop: asyncio.Event) -> None:
         """Pull, watch and tell until `stop`."""
-        take_open_files()
         await self._watcher.start()
-        tap = TapServer(self._settings.tap_socket, self._fanout)
+        tap = TapServer(self._settings.tap_socket(self._name), self._fanout)
         await tap.start()
-        feeds = [asyncio.create_task(self._feed(camera), name=f"feed {camera}") for camera in self._analysed]
-        for link in self._links.values():
-            link.start()
+        for camera in list(self._cameras.values()):
+            self._add(camera)
+        jobs = [asyncio.create_task(job) for job in (self._report_until(stop), self._follow_until(stop))]
         try:
-            await self._report_until(stop)
+            done, _ = await asyncio.wait(jobs, return_when=asyncio.FIRST_COMPLETED)
+            for job in done:
+                job.result()  # an error here ends the process, and the supervisor starts it again
         finally:
-            await tap.stop()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(4):
-                    await asyncio.gather(*(link.stop() for link in self._links.values()))
-            for feed in feeds:
-                feed.cancel()
-            await asyncio.gather(*feeds, return_exceptions=True)
-            await self._watcher.stop()
-            await asyncio.to_thread(self._spool.close)
+            for job in jobs:
+                job.cancel()
+            await asyncio.gather(*jobs, tap.stop(), return_exceptions=True)
+            await self._end()
+
+    async def _end(self) -> None:
+        """Every session torn down and every event closed, as far as that is to be had in bounded time."""
+        began_s = self._clock.monotonic_s()
+        links = [asyncio.create_task(link.stop()) for link in self._links.values()]
+        watcher = asyncio.create_task(self._watcher.stop())
+        if links:
+            await asyncio.wait(links, timeout=TEARDOWN_WITHIN_S)
+        torn_s = self._clock.monotonic_s() - began_s
+        await watcher
+        await asyncio.to_thread(self._spool.close)
+        facts = {"torn_down_s": round(torn_s, 2), "ended_s": round(self._clock.monotonic_s() - began_s, 2)}
+        log.info("ended", extra={**facts, "cut_short": sum(not link.done() for link in links)})
+
+
+def analysed_stream(camera: Camera) -> StreamName:
+    """The stream that looks are taken from: the small one, where there is one."""
+    return "sub" if camera.sub is not None else "main"
 
 
 async def main(settings: Settings, stop: asyncio.Event) -> None:
     """Run the worker of the first argument."""
-    streams, _ = read_streams(settings.streams)
-    assert streams is not None  # the supervisor has refused an unreadable file
-    await Worker(f"worker-{sys.argv[1]}", settings, streams).run(stop)
+    await Worker(f"worker-{sys.argv[1]}", settings, TownFile(settings.run)).run(stop)
 
 
 if __name__ == "__main__":

@@ -46,6 +46,7 @@ class PartHealth:
     ok: bool
     reason_code: str | None = None
     reason_facts: dict[str, str] = field(default_factory=dict)
+    is_vital: bool = True  # False: worth a line in /healthz, but the chain runs without it
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from ruamel.yaml import YAML
 from command.dispatch.accounts import Accounts
 from command.dispatch.address import MqttAddress
 from command.dispatch.patrol import PatrolDevice
+from command.settings import Settings
 from command.store.embedded import running_conninfo
 from ingest.clock import SystemClock
 from ingest.simulate.camera import SimCamera
@@ -83,8 +84,16 @@ class SimulatorThread:
 class LiveTown:
     """`gridwatch up` on a home of its own. The cameras are the first ones of the committed town."""
 
-    def __init__(self, home: Path, simulator: SimulatorThread, cameras: Sequence[SimCamera]) -> None:
+    def __init__(
+        self,
+        home: Path,
+        simulator: SimulatorThread,
+        cameras: Sequence[SimCamera],
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self.home = home
+        self.run_folder = Settings(home=home).run
+        self._environment = environment or {}
         self.port, self.mqtt_port = free_port(), free_port()
         self.log = home.with_name(home.name + ".log")
         self._files(simulator, cameras)
@@ -118,6 +127,7 @@ class LiveTown:
             "GRIDWATCH_GRIDS": str(ROOT / "grids.geojson"),
             "GRIDWATCH_PORT": str(self.port),
             "GRIDWATCH_MQTT_PORT": str(self.mqtt_port),
+            **self._environment,
         }
         with self.log.open("wb") as log:
             command = [str(Path(sys.executable).with_name("gridwatch")), "up"]
