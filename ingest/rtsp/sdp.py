@@ -148,4 +148,5 @@ def _nal_from_base64(text: str) -> bytes:
         return b""
     if nal.startswith((b"\0\0\0\1", b"\0\0\1")):
         nal = nal[nal.index(1) + 1 :]
-    return nal
+    # Some cameras encode the next start code with it; a NAL unit never ends in zero bytes (H.264 7.4.1).
+    return nal.removesuffix(b"\0\0\1").rstrip(b"\0")
