@@ -13,6 +13,7 @@ import socket
 from collections.abc import Callable, Mapping
 from typing import cast
 
+from ingest.rtsp.depacketiser import Depacketiser
 from ingest.rtsp.interleaved import InterleavedReader
 from ingest.rtsp.message import MessageError, Request, Response, format_answer, format_request
 
@@ -22,7 +23,7 @@ class ConnectionClosedError(Exception):
 
 
 class RtspConnection(asyncio.Protocol):
-    """`monotonic_s` dates chunks; `on_chunk(received_s)` runs before a chunk's frames, `after_chunk` behind them."""
+    """`monotonic_s` dates chunks for `sink`, the depacketiser that the frames go to once it plays."""
 
     def __init__(
         self,
@@ -31,8 +32,7 @@ class RtspConnection(asyncio.Protocol):
         on_request: Callable[[Request], None],
     ) -> None:
         self.reader = InterleavedReader(self._on_message, on_rtcp)
-        self.on_chunk: Callable[[float], None] = _no_chunk
-        self.after_chunk: Callable[[], None] = _no_after
+        self.sink: Depacketiser | None = None
         self.lost: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
         self.received_bytes = 0
         self.answers = 0
@@ -52,14 +52,17 @@ class RtspConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self.received_bytes += len(data)
-        self.on_chunk(self._monotonic_s())
+        sink = self.sink
+        if sink is not None:
+            sink.received_s = self._monotonic_s()
         try:
             self.reader.feed(data)
         except MessageError as error:
             self._end(error)
             self.abort()
             return
-        self.after_chunk()
+        if sink is not None:
+            sink.chunk_done()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._end(ConnectionClosedError(_why(exc)))
@@ -107,7 +110,7 @@ class RtspConnection(asyncio.Protocol):
     def ignore_media(self) -> None:
         """The session is closing: nothing is delivered any more."""
         self.reader.ignore_media()
-        self.on_chunk, self.after_chunk = _no_chunk, _no_after
+        self.sink = None
 
     def close(self) -> None:
         """Close after what is still to be sent; `lost` is set when done."""
@@ -165,11 +168,3 @@ def _why(exc: Exception | None) -> str:
         return "closed by the camera"
     number = getattr(exc, "errno", None)
     return errno.errorcode.get(number, str(exc)) if isinstance(number, int) else str(exc) or type(exc).__name__
-
-
-def _no_chunk(received_s: float) -> None:
-    """Before PLAY nobody dates chunks."""
-
-
-def _no_after() -> None:
-    """Before PLAY there is nothing to bound."""

@@ -30,7 +30,8 @@ MAX_UNIT_NALS = 1024
 MAX_SEQUENCE_GAP = 3000  # RFC 3550 A.1 MAX_DROPOUT: a wider gap is a restart, not a loss
 
 _PART_WEIGHT = 64  # what a packet's or NAL unit's bookkeeping costs, counted towards MAX_UNIT_BYTES
-_FRAME_HEAD = struct.Struct(">HHHH8s").unpack_from  # `$` and channel, length, RTP's first two bytes, sequence, stamp
+# `$` and channel, length, RTP's first two bytes, sequence, stamp
+_FRAME_HEAD: Callable[[bytes, int], tuple[int, int, int, int, bytes]] = struct.Struct(">HHHH8s").unpack_from
 _NEVER: tuple[bytes, ...] = ()
 _NO_STAMP = b"\xff" * 9  # never found in the eight bytes of a real one
 _STARTS_H264 = tuple(START_CODE + bytes((header,)) for header in range(256))
@@ -69,6 +70,7 @@ class Depacketiser:
         self._starts: list[int] = []  # index in _parts of each NAL's start code
         self._middle: bytes | tuple[bytes, ...] = _NEVER  # what a further fragment begins with
         self._middle_bytes = 0
+        self._final = b""  # what the last fragment begins with
         self._in_fragments = False
         self._end_bits_seen = False
         self._unit_weight = 0
@@ -120,7 +122,7 @@ class Depacketiser:
         as one number. Returns the offset of the first frame that is something else; `packet()` knows what.
         """
         middle = self._middle
-        if middle is _NEVER:
+        if middle is _NEVER or o + 20 > n:
             return o
         skip = 16 + self._middle_bytes
         stamp, plain, sequence, parts = self._stamp, 0x8000 | self.payload_type, self._next_sequence, self._parts
@@ -128,19 +130,22 @@ class Depacketiser:
         while o + 20 <= n:
             start, length, kind, number, its_stamp = _FRAME_HEAD(d, o)
             e = o + 4 + length
-            if (
-                number != sequence
-                or its_stamp != stamp
-                or kind != plain
-                or start != head
-                or e > n
-                or not d.startswith(middle, o + 16)
-            ):
+            if number != sequence or its_stamp != stamp or start != head or e > n:
                 break
-            parts.append(d[o + skip : e])
-            sequence = (sequence + 1) & 0xFFFF
-            count += 1
-            o = e
+            if kind == plain and d.startswith(middle, o + 16):
+                parts.append(d[o + skip : e])
+                sequence = (sequence + 1) & 0xFFFF
+                count += 1
+                o = e
+                continue
+            if kind == plain | 0x80 and d.startswith(self._final, o + 16):
+                parts.append(d[o + skip : e])
+                self._next_sequence = (sequence + 1) & 0xFFFF
+                self.packets += count + 1
+                self._end_fragments()
+                self._marker()
+                return e
+            break
         self._next_sequence = sequence
         self.packets += count
         self._unit_weight += o - begin + _PART_WEIGHT * count
@@ -238,9 +243,7 @@ class Depacketiser:
         self._parts.append(start)
 
     def _picture(self, first_slice: bool) -> None:
-        """A slice begins. A first slice opens a picture; another one without it tells of loss or of wrong markers."""
-        if self._has_picture:
-            return
+        """A picture begins. When not with its first slice, then after loss or with wrong markers."""
         self._has_picture = True
         if not first_slice and not self._damaged:
             if self._stamp == self._ended_stamp and not self._unit_lost:
@@ -368,8 +371,9 @@ class H264Depacketiser(Depacketiser):
                 self._nal(inner, (header & 0xE0) | inner, d[s + 2])
                 self._parts.append(d[s + 2 : e])
                 self._in_fragments = not fragment & 0x40
-                self._middle = bytes((header, inner)) if self._in_fragments else _NEVER
-                self._middle_bytes = 2
+                if self._in_fragments:
+                    self._middle, self._final = bytes((header, inner)), bytes((header, inner | 0x40))
+                    self._middle_bytes = 2
             elif self._in_fragments:
                 self._parts.append(d[s + 2 : e])
                 if fragment & 0x40:
@@ -394,7 +398,8 @@ class H264Depacketiser(Depacketiser):
         if kind <= 5:
             if kind == 5:
                 self._has_key = True
-            self._picture(following & 0x80 != 0 or kind in (3, 4))
+            if not self._has_picture:
+                self._picture(following & 0x80 != 0 or kind in (3, 4))
         elif kind in (7, 8, 13, 15):
             self._has_sets = True
         elif kind == 12:
@@ -455,8 +460,10 @@ class H265Depacketiser(Depacketiser):
                 self._nal(inner, header & 0x81 | inner << 1, d[s + 1], d[s + 3])
                 self._parts.append(d[s + 3 : e])
                 self._in_fragments = not fragment & 0x40
-                self._middle = bytes((header, d[s + 1], inner)) if self._in_fragments else _NEVER
-                self._middle_bytes = 3
+                if self._in_fragments:
+                    self._middle = bytes((header, d[s + 1], inner))
+                    self._final = bytes((header, d[s + 1], inner | 0x40))
+                    self._middle_bytes = 3
             elif self._in_fragments:
                 self._parts.append(d[s + 3 : e])
                 if fragment & 0x40:
@@ -479,7 +486,8 @@ class H265Depacketiser(Depacketiser):
         if kind < 32:
             if 16 <= kind <= 23:
                 self._has_key = True
-            self._picture(following & 0x80 != 0)
+            if not self._has_picture:
+                self._picture(following & 0x80 != 0)
         elif kind <= 34:
             self._has_sets = True
         elif kind == 38:

@@ -270,8 +270,7 @@ class RtspSession:
         connection.reader.rtp_channel, connection.reader.rtcp_channel = channels
         connection.reader.on_rtp = depacketiser.packet
         connection.reader.on_run = depacketiser.run
-        connection.on_chunk = self._on_chunk
-        connection.after_chunk = depacketiser.chunk_done
+        connection.sink = depacketiser
 
     def _receive_udp(self, connection: RtspConnection, depacketiser: Depacketiser, grant: TransportGrant) -> None:
         assert self._udp is not None
@@ -413,9 +412,6 @@ class RtspSession:
                 return
             if answer.status != 200 and method == "GET_PARAMETER":
                 method = "OPTIONS"
-
-    def _on_chunk(self, received_s: float) -> None:
-        self.depacketiser.received_s = received_s  # type: ignore[union-attr]
 
     def _on_reorder(self, depth: int) -> None:
         if self.depacketiser is not None:

@@ -68,7 +68,7 @@ class Timeline:
         else:
             delta = ((rtp - self._last_rtp + 0x8000_0000) & 0xFFFF_FFFF) - 0x8000_0000
             pts = self._pts + delta
-            elapsed_s = max(0.0, arrival_s - self._arrival_s)
+            elapsed_s = arrival_s - self._arrival_s
             if delta == 0:
                 # Second field of a picture, or a stalled RTP clock: one tick on, so that pts still grows.
                 self._same += 1
@@ -92,7 +92,10 @@ class Timeline:
         self._pts = pts
         self._arrival_s = arrival_s
         pts += self._same
-        dts = self._dts(pts)
+        if not self._depth and (self._last_dts is None or pts > self._last_dts):
+            dts = self._last_dts = pts
+        else:
+            dts = self._dts(pts)
         taken_s, stepped = self._fit.taken_s(pts / 90_000, arrival_s)
         broken = self._broken or stepped
         self._broken = False
