@@ -116,11 +116,9 @@ class Result:
         found = {}
         own = self.peers.get("gridwatch_ingest")
         found["ingest_vs_pyav_threads"] = self._ratio("pyav_threads", own.cores_per_128 if own else None)
-        record = self.quiet_rows.get("main_6s")
-        recording = record.cores["ingest_recording"] * 128 / self.options.cameras if record else None
-        if self.footage is not None and self.footage.segments:
-            found["recording_vs_pyav_remux"] = self._ratio("pyav_remux", recording)
-            found["recording_vs_ffmpeg_copy"] = self._ratio("ffmpeg_copy", recording)
+        recording = self.peers.get("gridwatch_recording")
+        for peer in ("pyav_remux", "ffmpeg_copy"):
+            found[f"recording_vs_{peer}"] = self._ratio(peer, recording.cores_per_128 if recording else None)
         whole = self.main.total * 128 / self.options.cameras if self.main else None
         found["product_vs_ffmpeg_processes"] = self._ratio("ffmpeg_processes", whole)
         return {name: round(value, 2) for name, value in found.items() if value is not None}
@@ -170,7 +168,7 @@ class Run:
                 if "floor" in options.rows:
                     self._floor(cameras)
                 for kind in kinds(os.cpu_count() or 1):
-                    wanted = "ingest" if kind.name == "gridwatch_ingest" else "peers"
+                    wanted = "ingest" if kind.name.startswith("gridwatch") else "peers"
                     if wanted in options.rows:
                         self._peer(kind, cameras)
         if "curve" in options.rows:

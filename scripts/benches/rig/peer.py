@@ -17,8 +17,9 @@ import sys
 import threading
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
-KINDS = ("pyav_threads", "pyav_remux", "ffmpeg_processes", "ffmpeg_copy", "opencv", "gridwatch_ingest")
+OWN = ("gridwatch_ingest", "gridwatch_recording")
 AV_OPTIONS = {
     "rtsp_transport": "tcp",
     "analyzeduration": "1",
@@ -199,11 +200,13 @@ def answer(peer: Peer) -> None:
         print(json.dumps(peer.counters()), flush=True)
 
 
-async def own_ingest(urls: list[str]) -> None:
-    """Gridwatch's own links with nobody behind them: sessions, access units, the last GOP."""
+async def own(urls: list[str], folder: Path | None) -> None:
+    """Gridwatch's own links: sessions, access units, the last GOP; with a folder also the recorder behind them."""
     from ingest.clock import SystemClock
     from ingest.connect_gate import ConnectGate
     from ingest.link import CameraLink
+    from ingest.recording.recorder import RecordedStream, Recorder
+    from ingest.recording.settings import Recording
     from ingest.secret import SecretUrl
 
     gate = ConnectGate()
@@ -212,6 +215,16 @@ async def own_ingest(urls: list[str]) -> None:
         CameraLink(f"cam-{number:03d}", "main", SecretUrl(url), clock=clock, gate=gate, transport="tcp")
         for number, url in enumerate(urls, 1)
     ]
+    recorder = Recorder(
+        [RecordedStream(link.camera_id, "main", link.fanout) for link in links] if folder else [],
+        Recording(),
+        emit_fact=lambda fact: None,
+        clock=clock,
+        home=folder or Path(),
+        zone=ZoneInfo("UTC"),
+    )
+    if folder:
+        await recorder.start()
     for link in links:
         link.start()
 
@@ -229,6 +242,8 @@ async def own_ingest(urls: list[str]) -> None:
     while await lines.readline():
         print(json.dumps(counters()), flush=True)
     await asyncio.gather(*(link.stop() for link in links))
+    if folder:
+        await recorder.stop()
 
 
 def main() -> None:
@@ -240,10 +255,10 @@ def main() -> None:
     urls = []
     while url := sys.stdin.readline().strip():
         urls.append(url)
-    if kind == "gridwatch_ingest":
+    if kind in OWN:
         import uvloop
 
-        uvloop.run(own_ingest(urls))
+        uvloop.run(own(urls, folder if kind == "gridwatch_recording" else None))
         return
     peer = PEERS[kind](urls, folder)
     peer.start()

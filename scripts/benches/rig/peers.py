@@ -75,6 +75,7 @@ def kinds(cores: int) -> list[PeerKind]:
     decoding = max(1, 4 * cores)
     return [
         PeerKind("gridwatch_ingest", 1 << 20),
+        PeerKind("gridwatch_recording", 1 << 20),
         PeerKind("pyav_threads", 1 << 20, 64),
         PeerKind("pyav_remux", 1 << 20, 64),
         PeerKind("ffmpeg_copy", LARGE),
