@@ -1,8 +1,11 @@
-"""One recording folder (one disk) and its thread: everything that may block happens there, one job after the other.
+"""One recording folder (one disk) and its two threads: all that may block happens there.
 
-A hung disk hangs its thread and nobody else: the event loop sees that jobs wait (`queued_bytes`, `stalled_s`), stops
-giving it footage and sends the streams to other folders. Facts that the index must learn are told from this thread
-(durable before the marker goes); a spool that refuses keeps the fact here, with its marker, until it takes it.
+The *writer* puts fragments into files, which usually ends in the page cache. The *flusher* makes them durable, each
+open file once in `sync_every_s`, spread over that time, and closes files: sync, folder sync, tell the index (durable),
+remove the marker. So a slow flush delays no write. A fact that the spool refuses stays here until it is taken.
+
+A hung disk hangs its threads and nobody else: the event loop sees that jobs wait (`queued_bytes`, `stalled_s`), stops
+giving it footage and sends the streams to other folders.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 from zoneinfo import ZoneInfo
@@ -65,6 +68,7 @@ class Disk:
         self.files = files or Files()
         self.free_bytes = 0
         self.written_bytes = 0
+        self.sync_late_s = 0.0  # by how much the last flush missed its time
         self.segments_closed = 0
         self.syncs = 0
         self.longest_job_s = 0.0
@@ -80,17 +84,21 @@ class Disk:
         self._submitted_bytes = 0  # event loop only
         self._done_bytes = 0  # thread only
         self._busy_since_s: float | None = None
-        self._to_sync: list[tuple[float, int, Segment]] = []
+        self._to_sync: list[tuple[float, int, Segment]] = []  # flusher only, as the next two
         self._order = itertools.count()
         self._untold: deque[tuple[SegmentClosed, Path]] = deque()
-        self._thread = threading.Thread(target=self._run, name=f"disk {root.name}", daemon=True)
+        self._to_flush: queue.SimpleQueue[tuple[Segment, bool] | None] = queue.SimpleQueue()
+        self._flushing_since_s: float | None = None
+        self._writer = threading.Thread(target=self._write_for_ever, name=f"write {root.name}"[:15], daemon=True)
+        self._flusher = threading.Thread(target=self._flush_for_ever, name=f"flush {root.name}"[:15], daemon=True)
         self._prepared = threading.Event()
 
     # ---- event loop
 
     def start(self) -> None:
         """Begin; the folder is made in the thread, since that may hang too."""
-        self._thread.start()
+        self._writer.start()
+        self._flusher.start()
 
     def submit(self, jobs: list[Job]) -> None:
         """Hand jobs over; never waits."""
@@ -102,9 +110,11 @@ class Disk:
         self._jobs.put(None)
 
     def join(self, timeout_s: float) -> bool:
-        """Whether the thread has ended in time; a hung one is left behind, as a daemon."""
-        self._thread.join(timeout_s)
-        return not self._thread.is_alive()
+        """Whether the threads have ended in time; hung ones are left behind, as daemons."""
+        until_s = time.monotonic() + timeout_s
+        self._writer.join(timeout_s)
+        self._flusher.join(max(0.0, until_s - time.monotonic()))
+        return not self._writer.is_alive() and not self._flusher.is_alive()
 
     @property
     def queued_bytes(self) -> int:
@@ -112,8 +122,13 @@ class Disk:
         return self._submitted_bytes - self._done_bytes
 
     def stalled_s(self) -> float:
-        """For how long the job in progress has been taking; 0 when idle."""
+        """For how long the write in progress has been taking; 0 when idle."""
         since_s = self._busy_since_s
+        return 0.0 if since_s is None else time.monotonic() - since_s
+
+    def flushing_s(self) -> float:
+        """For how long the flush in progress has been taking; 0 when idle."""
+        since_s = self._flushing_since_s
         return 0.0 if since_s is None else time.monotonic() - since_s
 
     def has_room(self) -> bool:
@@ -124,26 +139,27 @@ class Disk:
             and self.free_bytes > self.reserve_bytes // 2
         )
 
-    # ---- thread
+    # ---- writer
 
-    def _run(self) -> None:
+    def _write_for_ever(self) -> None:
         self._busy_since_s = time.monotonic()
         self._prepare()
         while True:
             self._busy_since_s = None
             try:
-                jobs = self._jobs.get(timeout=self._wait_s())
+                jobs = self._jobs.get(timeout=None if self._prepared.is_set() else _IDLE_S)
             except queue.Empty:
                 jobs = []
             self._busy_since_s = time.monotonic()
             if jobs is None:
-                self._tell_untold()
+                self._busy_since_s = None
+                self._to_flush.put(None)
                 return
             for job in jobs:
                 self._do(job)
-                self._breathe()
-            self._sync_due()
-            self._tell_untold()
+                now_s = time.monotonic()
+                self.longest_job_s = max(self.longest_job_s, now_s - self._busy_since_s)
+                self._busy_since_s = now_s
             if not self._prepared.is_set():
                 self._prepare()
 
@@ -155,15 +171,6 @@ class Disk:
         except OSError as error:
             self._trouble(error)
 
-    def _wait_s(self) -> float:
-        return min(_IDLE_S, max(0.0, self._to_sync[0][0] - time.monotonic())) if self._to_sync else _IDLE_S
-
-    def _breathe(self) -> None:
-        """Between jobs: the next one's time is its own."""
-        now_s = time.monotonic()
-        self.longest_job_s = max(self.longest_job_s, now_s - (self._busy_since_s or now_s))
-        self._busy_since_s = now_s
-
     def _do(self, job: Job) -> None:
         segment = job.segment
         try:
@@ -171,8 +178,7 @@ class Disk:
                 if not segment.opened:
                     segment.open(self.root, self.files, self._zone)
                     self.in_use.add(segment.path)
-                    # A phase of its own, so that the flushes of many segments are spread over the interval.
-                    self._later(segment, (hash(segment.key) & 0xFFFF) / 0x10000)
+                    self._to_flush.put((segment, False))
                     self.free_bytes = self.files.free_bytes(self.root)
                 self.written_bytes += segment.append(self.files, job.units, job.end_dts)
             elif job.units:
@@ -189,8 +195,8 @@ class Disk:
             segment.failed = OSError(errno.EINVAL, str(error))
         finally:
             self._done_bytes += sum(len(unit.data) for unit in job.units)
-        if job.close or segment.failed is not None:
-            self._close(segment)
+        if job.close and segment.opened:
+            self._to_flush.put((segment, True))
 
     @staticmethod
     def _lost(segment: Segment, units: list[AccessUnit]) -> None:
@@ -198,11 +204,74 @@ class Disk:
         if segment.lost_from_s is None:
             segment.lost_from_s = units[0].wall_s
 
+    def _trouble(self, error: OSError) -> None:
+        """Said once a spell; the recorder raises the alarm."""
+        now_s = time.monotonic()
+        if now_s > self.full_until_s + RETRY_FULL_S:
+            log.error("recording folder in trouble", extra={"folder": str(self.root), "why": str(error)})
+        self.full_until_s = now_s + RETRY_FULL_S
+        self.broken = None if error.errno in _FULL else error
+
+    # ---- flusher
+
+    def _flush_for_ever(self) -> None:
+        while True:
+            try:
+                given = self._to_flush.get(timeout=self._wait_s())
+                if given is None:
+                    self._tell_untold()
+                    return
+                segment, close = given
+                if close:
+                    self._close(segment)
+                else:
+                    # A phase of its own, so that the flushes of many segments are spread over the interval.
+                    self._later(segment, (hash(segment.key) & 0xFFFF) / 0x10000)
+            except queue.Empty:
+                pass
+            self._sync_due()
+            self._tell_untold()
+
+    def _wait_s(self) -> float:
+        return min(_IDLE_S, max(0.0, self._to_sync[0][0] - time.monotonic())) if self._to_sync else _IDLE_S
+
+    def _later(self, segment: Segment, share: float) -> None:
+        due_s = time.monotonic() + share * self._sync_every_s
+        heapq.heappush(self._to_sync, (due_s, next(self._order), segment))
+
+    def _sync_due(self) -> None:
+        """One file at a time, so that closing waits for no pass."""
+        now_s = time.monotonic()
+        while self._to_sync and self._to_sync[0][0] <= now_s:
+            due_s, _, segment = heapq.heappop(self._to_sync)
+            if segment.closed or segment.failed is not None:
+                continue
+            self.sync_late_s = now_s - due_s
+            try:
+                with self._flushing():
+                    segment.sync(self.files)
+                self.syncs += 1
+            except OSError as error:
+                segment.failed = error
+                self._trouble(error)
+                continue
+            self._later(segment, 1.0)
+            return
+
+    @contextlib.contextmanager
+    def _flushing(self) -> Iterator[None]:
+        self._flushing_since_s = time.monotonic()
+        try:
+            yield
+        finally:
+            self._flushing_since_s = None
+
     def _close(self, segment: Segment) -> None:
-        if segment.closed or not segment.opened:
+        if segment.closed:
             return
         try:
-            fact = segment.close(self.files)
+            with self._flushing():
+                fact = segment.close(self.files)
         except OSError as error:
             # Not synced: the index is not told, the marker stays, and the next start looks at the file.
             segment.failed = segment.failed or error
@@ -212,7 +281,6 @@ class Disk:
         self.in_use.discard(segment.path)
         if fact is not None:
             self._untold.append((fact, segment.marker))
-            self._tell_untold()
 
     def _tell_untold(self) -> None:
         while self._untold:
@@ -230,32 +298,3 @@ class Disk:
             with contextlib.suppress(OSError):  # a marker too many costs the next start a look
                 self.files.remove(marker)
         self.untold_facts = 0
-
-    def _later(self, segment: Segment, share: float) -> None:
-        due_s = time.monotonic() + share * self._sync_every_s
-        heapq.heappush(self._to_sync, (due_s, next(self._order), segment))
-
-    def _sync_due(self) -> None:
-        now_s = time.monotonic()
-        while self._to_sync and self._to_sync[0][0] <= now_s:
-            _, _, segment = heapq.heappop(self._to_sync)
-            if segment.closed:
-                continue
-            try:
-                segment.sync(self.files)
-                self.syncs += 1
-            except OSError as error:
-                segment.failed = error
-                self._trouble(error)
-                self._close(segment)
-                continue
-            self._later(segment, 1.0)
-            self._breathe()
-
-    def _trouble(self, error: OSError) -> None:
-        """Said once a spell; the recorder raises the alarm."""
-        now_s = time.monotonic()
-        if now_s > self.full_until_s + RETRY_FULL_S:
-            log.error("recording folder in trouble", extra={"folder": str(self.root), "why": str(error)})
-        self.full_until_s = now_s + RETRY_FULL_S
-        self.broken = None if error.errno in _FULL else error

@@ -40,6 +40,7 @@ _TURNS = 5
 BUDGET_S = 5.0
 BUDGET_FLOOR_BYTES = 16 << 20
 STALLED_S = 5.0
+FLUSH_STALLED_S = 20.0
 FRESH_S = 5.0
 _STOP_S = 8.0
 _RATE_EVERY_S = 5.0
@@ -219,6 +220,9 @@ class Recorder:
     def _may_queue(self, disk: Disk) -> bool:
         return disk.queued_bytes < self._budget_bytes
 
+    def _is_slow(self, disk: Disk) -> bool:
+        return disk.stalled_s() >= STALLED_S or disk.flushing_s() >= FLUSH_STALLED_S or not self._may_queue(disk)
+
     def _choose(self, recorder: StreamRecorder) -> Disk | None:
         """By free space for each stream that a disk serves; a stream stays where it is unless that is clearly worse."""
         usable = [disk for disk in self._disks if disk.has_room() and disk.stalled_s() < STALLED_S / 2]
@@ -246,7 +250,7 @@ class Recorder:
             self._rated_s, self._rated_bytes = now_s, handed
         for disk in self._disks:
             full = disk.full_until_s > now_s or (disk._prepared.is_set() and not disk.has_room())
-            self._alarm(disk, "disk_slow", disk.stalled_s() >= STALLED_S or not self._may_queue(disk), now_s)
+            self._alarm(disk, "disk_slow", self._is_slow(disk), now_s)
             self._alarm(disk, "disk_full", full and disk.broken is None, now_s)
             self._alarm(disk, "disk_error", full and disk.broken is not None, now_s, str(disk.broken or ""))
             if full:
@@ -328,6 +332,7 @@ class Recorder:
                     "segments_closed": disk.segments_closed,
                     "untold_facts": disk.untold_facts,
                     "syncs": disk.syncs,
+                    "sync_late_s": round(disk.sync_late_s, 3),
                     "stalled_s": round(disk.stalled_s(), 3),
                     "longest_job_s": round(disk.longest_job_s, 3),
                     **self._keepers.stats(disk.root),

@@ -27,7 +27,7 @@ _USUAL = 3600  # 40 ms, until something is known
 class Segment:
     """`append` and `close` raise OSError; after one nothing more is appended, and `close` keeps what was whole."""
 
-    def __init__(self, camera_id: str, stream: StreamName, first: AccessUnit) -> None:
+    def __init__(self, camera_id: str, stream: StreamName, first: AccessUnit, usual: int = _USUAL) -> None:
         self.camera_id = camera_id
         self.stream: StreamName = stream
         self.format = first.format
@@ -51,7 +51,8 @@ class Segment:
         self._sequence = 0
         self._shift = -first.dts_90k
         self._end = 0  # where the next sample stands if nothing is missing
-        self._usual = _USUAL
+        self._usual = usual  # between two frames; for a last one whose successor is not known yet
+        self._last_dts: int | None = None
         self._reordered = first.format.reorder_depth > 0
 
     def open(self, root: Path, files: Files, zone: ZoneInfo) -> None:
@@ -78,6 +79,9 @@ class Segment:
     def append(self, files: Files, units: list[AccessUnit], end_dts: int | None) -> int:
         """Write units as one fragment; `end_dts` is the following unit's dts if it is known. Returns bytes written."""
         first = units[0]
+        if self._last_dts is not None and 0 < first.dts_90k - self._last_dts < _LONGEST_SAMPLE:
+            self._usual = first.dts_90k - self._last_dts
+        self._last_dts = units[-1].dts_90k
         decode_time = first.dts_90k + self._shift
         if decode_time < self._end and (first.discontinuity or self._end - decode_time > self._usual):
             self._shift += self._end - decode_time  # the clock jumped within a GOP: go on behind what stands here

@@ -85,7 +85,7 @@ class StreamRecorder:
             return
         segment = self.segment
         if segment is not None and segment.failed is not None:
-            self._failed(segment)
+            self._failed(jobs, segment)
             segment = None
         run: list[AccessUnit] = []
         for unit in units:
@@ -135,7 +135,7 @@ class StreamRecorder:
         """The last units, the segment's end, and the gap that is still open. The fan-out is left."""
         segment, held = self.segment, self._held
         self._held = None
-        if segment is not None and segment.failed is None:
+        if segment is not None:
             self._submit(jobs, segment, [held] if held is not None else [], None, close=True)
         if self._gap_from_s is not None and self._last is not None:
             self._close_gap(self._last.wall_s)
@@ -151,7 +151,7 @@ class StreamRecorder:
         self.disk = disk
         if self._gap_from_s is not None:
             self._close_gap(unit.wall_s)
-        segment = self.segment = Segment(self.camera_id, self.stream, unit)
+        segment = self.segment = Segment(self.camera_id, self.stream, unit, self._usual)
         share = 1.0 if self._was_recording else 0.5 + self.phase / 2
         self._ends_at = unit.dts_90k + int(self._segment_s * share * 90_000)
         self._was_recording = True
@@ -194,8 +194,9 @@ class StreamRecorder:
         for unit in run:
             self._drop(unit)
 
-    def _failed(self, segment: Segment) -> None:
-        """The disk's thread could not write; it has closed the segment at its last whole fragment."""
+    def _failed(self, jobs: dict[Disk, list[Job]], segment: Segment) -> None:
+        """The disk's threads could not write or flush: the segment ends behind its last whole fragment."""
+        self._submit(jobs, segment, [], None, close=True)
         disk = self.disk
         full = disk is not None and disk.broken is None
         self.segment = None
