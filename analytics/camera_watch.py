@@ -18,6 +18,7 @@ from analytics.decode import Picture
 from analytics.detector import Detection, Detector
 from analytics.evidence import EvidenceStore
 from analytics.gate import HEIGHT_PX, WIDTH_PX, Gate
+from analytics.picture_health import ROWS, PictureHealth
 from analytics.rules.kinds import rule_states
 from analytics.rules.rule_state import ClosedBecause, RuleState, Sighting
 from analytics.timeline import MediaTimeline
@@ -42,6 +43,7 @@ class WatchCounters:
     corrupt_pictures: int = 0
     evidence_failures: int = 0
     events: int = 0
+    picture: str | None = None  # what is wrong with it: frozen, black
 
 
 class CameraWatch:
@@ -58,6 +60,8 @@ class CameraWatch:
         self._epoch = epoch
         self._rules = rule_states(camera, timezone, epoch)
         self._rule_keys = _rule_keys(camera, timezone)
+        self._picture_health = PictureHealth(camera, epoch)
+        self._last_s = 0.0  # monotonic, of the last look
         self._gate = Gate()
         self._timeline = MediaTimeline()
         self._detections: Sequence[Detection] | None = None  # None: the detector has not seen this scene
@@ -65,6 +69,10 @@ class CameraWatch:
     @property
     def is_busy(self) -> bool:
         """Something goes on: looks are worth more here."""
+        return self._rules_are_busy or self._picture_health.is_suspicious
+
+    @property
+    def _rules_are_busy(self) -> bool:
         return any(rule.is_busy for rule in self._rules)
 
     def look(self, unit: AccessUnit, picture: Picture) -> list[Event]:
@@ -72,22 +80,28 @@ class CameraWatch:
         media_s = self._timeline.advance(unit)
         at = datetime.fromtimestamp(unit.wall_s, UTC)
         self.counters.corrupt_pictures += picture.is_corrupt
+        self._last_s = unit.received_s
+
+        @cache  # rules that open at the same look share one picture
+        def save_picture() -> Evidence | None:
+            return self._save(picture, at)
+
         events = self.tick(at)
+        if not picture.is_corrupt:  # a guessed picture proves nothing
+            rows = picture.luma_rows(ROWS)
+            events += self._counted(self._picture_health.observe(rows, at, unit.received_s, save_picture))
+            self.counters.picture = self._picture_health.kind
         unchanged = self._gate.unchanged(picture.gray(WIDTH_PX, HEIGHT_PX))
         self.changed = not unchanged
         if not any(rule.is_awake(at) for rule in self._rules):
             self._detections = None
             return events
         # Nothing changed: what was seen last still holds. While an event is open, nobody guesses.
-        if unchanged and not self.is_busy and self._detections is not None:
+        if unchanged and not self._rules_are_busy and self._detections is not None:
             self.counters.detector_saved += 1
         else:
             self.counters.detector_runs += 1
             self._detections = self._detector.detect(picture.rgb(*self._detector.input_size))
-
-        @cache  # rules that open at the same look share one picture
-        def save_picture() -> Evidence | None:
-            return self._save(picture, at)
 
         sighting = Sighting(self._detections, at, media_s, save_picture, is_whole=not picture.is_corrupt)
         return events + self._counted([event for rule in self._rules for event in rule.observe(sighting)])
@@ -105,11 +119,15 @@ class CameraWatch:
             rules.append(next((kept for old, kept in before if old == key), state))
         gone = [state for state in self._rules if state not in rules]
         self.camera, self._rules, self._rule_keys = camera, rules, keys
+        self._picture_health.camera = camera
         return self._counted([event for rule in gone for event in rule.close("reconfigured", at)])
 
     def close(self, because: ClosedBecause, at: datetime) -> list[Event]:
         """Close whatever is open."""
-        return self._counted([event for rule in self._rules for event in rule.close(because, at)])
+        events = [event for rule in self._rules for event in rule.close(because, at)]
+        events += self._picture_health.close(because, at, self._last_s)
+        self.counters.picture = None
+        return self._counted(events)
 
     def _counted(self, events: list[Event]) -> list[Event]:
         self.counters.events += sum(event.state == "opened" for event in events)

@@ -25,6 +25,7 @@ from ingest.errors import GridwatchError
 
 LARGEST_SIDE_PX = 8192
 _SCALERS = 24  # one a pair of sizes; each holds a few hundred kB at most
+_EIGHT_BIT_LUMA = frozenset({"yuv420p", "yuvj420p", "yuv422p", "yuvj422p", "yuv444p", "yuvj444p", "nv12", "gray"})
 Gray = NDArray[np.uint8]  # height x width
 
 
@@ -49,6 +50,15 @@ class Picture:
     def gray(self, width: int, height: int) -> Gray:
         """height x width, uint8 luma, aspect not kept."""
         return self._scalers.scale(self._frame, width, height, "gray", "AREA")
+
+    def luma_rows(self, count: int) -> Gray:
+        """`count` rows of luma, evenly spaced over the height, at native width: pixels as decoded, never scaled."""
+        rows = (np.arange(count) * self.height + self.height // 2) // count
+        if self._frame.format.name not in _EIGHT_BIT_LUMA:
+            return self.gray(self.width, self.height)[rows]
+        plane = self._frame.planes[0]
+        luma = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)  # type: ignore[call-overload]
+        return cast("Gray", luma[rows, : self.width])
 
     def jpeg(self, longest_side_px: int, quality: int = 85) -> tuple[bytes, int, int]:
         """(JPEG, width, height); never enlarged, aspect kept, sides even."""
