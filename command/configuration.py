@@ -18,7 +18,7 @@ from typing import Any
 from command.accepted_town import AcceptedTown, TownFile
 from command.dispatch.accounts import Accounts
 from command.settings import Settings
-from command.spread import camera_cost, default_workers, spread
+from command.spread import TOLERANCE, camera_cost, default_workers, spread
 from command.town_files import ReadTown, TownFiles
 from command.worker_report import WorkerReports
 from ingest.errors import GridwatchError
@@ -67,7 +67,7 @@ class Configuration:
         count = self._settings.workers or min(default_workers(cores), max(1, len(read.streams.cameras)))
         names = tuple(f"worker-{number}" for number in range(1, count + 1))
         earlier, bitrates_bps = self._remembered()
-        workers = _spread(read.streams, names, earlier, bitrates_bps)
+        workers = _spread(read.streams, names, earlier, bitrates_bps, 0.0)  # everybody connects now anyway
         self._ensure_accounts(read)
         self.town = AcceptedTown(generation=1, streams=read.streams, worker_names=names, workers=workers)
         self._published.publish(self.town, read.grids_bytes)
@@ -104,7 +104,7 @@ class Configuration:
         assert read.streams is not None
         await asyncio.to_thread(self._ensure_accounts, read)
         before, streams = self.town, read.streams
-        workers = _spread(streams, before.worker_names, before.workers, self._bitrates_bps())
+        workers = _spread(streams, before.worker_names, before.workers, self._bitrates_bps(), TOLERANCE)
         moved = sorted(one for one, worker in workers.items() if before.workers.get(one, worker) != worker)
         if moved:
             staying = {camera: worker for camera, worker in workers.items() if camera not in moved}
@@ -180,9 +180,14 @@ class Configuration:
 
 
 def _spread(
-    streams: Streams, names: tuple[str, ...], earlier: Mapping[str, str], bitrates_bps: Mapping[str, float]
+    streams: Streams,
+    names: tuple[str, ...],
+    earlier: Mapping[str, str],
+    bitrates_bps: Mapping[str, float],
+    tolerance: float,
 ) -> dict[str, str]:
-    return spread({camera.id: camera_cost(camera, bitrates_bps) for camera in streams.cameras}, names, earlier)
+    costs = {camera.id: camera_cost(camera, bitrates_bps) for camera in streams.cameras}
+    return spread(costs, names, earlier, tolerance)
 
 
 def _told(problem: Problem) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from ingest.camera import Camera
 
 MAX_WORKERS = 8
-TOLERANCE = 0.25  # of the mean load: an imbalance below it (or below one camera) is not worth a reconnect
+TOLERANCE = 0.25  # in a running town, where a move is a reconnect
 
 # Costs in units of pulling one 1080p stream of 3 Mbit/s.
 _USUAL_BPS = {"main": 3_000_000.0, "sub": 400_000.0}
@@ -35,11 +35,14 @@ def camera_cost(camera: Camera, bitrates_bps: Mapping[str, float] | None = None)
 
 
 def spread(
-    costs: Mapping[str, float], workers: Sequence[str], earlier: Mapping[str, str] | None = None
+    costs: Mapping[str, float],
+    workers: Sequence[str],
+    earlier: Mapping[str, str] | None = None,
+    tolerance: float = TOLERANCE,
 ) -> dict[str, str]:
     """Camera id to worker for every key of `costs` (positive). `earlier` is what held before, possibly for others.
 
-    The same arguments give the same answer, whatever the order of the mappings.
+    `tolerance` is the imbalance, as a part of the mean load, that is not worth a move; one camera's cost never is. The same arguments give the same answer, whatever the order of the mappings.
     """
     kept = {camera: worker for camera, worker in (earlier or {}).items() if camera in costs and worker in workers}
     loads = dict.fromkeys(workers, 0.0)
@@ -50,7 +53,7 @@ def spread(
         worker = min(workers, key=lambda one: loads[one])
         found[camera] = worker
         loads[worker] += costs[camera]
-    while (move := _helpful_move(costs, found, loads)) is not None:
+    while (move := _helpful_move(costs, found, loads, tolerance)) is not None:
         camera, worker = move
         loads[found[camera]] -= costs[camera]
         loads[worker] += costs[camera]
@@ -59,14 +62,14 @@ def spread(
 
 
 def _helpful_move(
-    costs: Mapping[str, float], found: Mapping[str, str], loads: Mapping[str, float]
+    costs: Mapping[str, float], found: Mapping[str, str], loads: Mapping[str, float], tolerance: float
 ) -> tuple[str, str] | None:
     """(camera, to which worker) if one worker has too much; the camera that comes nearest to levelling the two."""
     most, least = max(loads, key=lambda one: loads[one]), min(loads, key=lambda one: loads[one])
     surplus = loads[most] - loads[least]
     mean = sum(loads.values()) / len(loads)
     dearest = max(costs.values(), default=0.0)
-    if surplus <= max(TOLERANCE * mean, dearest):
+    if surplus <= max(tolerance * mean, dearest):
         return None
     movable = [camera for camera in sorted(costs) if found[camera] == most]  # each costs less than the surplus
     return min(movable, key=lambda one: abs(surplus / 2 - costs[one])), least
