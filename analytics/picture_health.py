@@ -38,7 +38,8 @@ _FEWEST_TILES = 40  # with texture; below that nobody can tell
 _EQUAL = 0.95  # share of those tiles that are equal in a frozen picture
 _BLACK = 18  # 8-bit luma: video black is 16, or 0 in full range
 _BLACK_SPREAD = 0.5  # standard deviation: noise is more
-_LIT = 40  # some light somewhere: not black, and not a night about to be
+_BURNT_IN = 0.03  # share of the picture that a clock or a name may take
+_LIT, _LAMP = 40, 0.001  # level, and the share of the picture that has it: some light somewhere
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,9 +133,8 @@ class PictureHealth:
 
     def _judge(self, rows: Gray, at: datetime, now_s: float) -> Kind | None:
         """What this look shows, having taken it into the run."""
-        brightest = float(np.percentile(rows, 99.9))
-        found = self._looks_like(rows, brightest)
-        if brightest >= _LIT:
+        found = self._looks_like(rows)
+        if np.count_nonzero(rows >= _LIT) > _LAMP * rows.size:
             self._lit_s = now_s
         if found is not None and found == self._run:
             self._run_looks += 1
@@ -149,8 +149,9 @@ class PictureHealth:
         self._run = found
         return found
 
-    def _looks_like(self, rows: Gray, brightest: float) -> Kind | None:
-        if brightest <= _BLACK and float(rows.std()) < _BLACK_SPREAD:
+    def _looks_like(self, rows: Gray) -> Kind | None:
+        dark = rows <= _BLACK
+        if np.count_nonzero(dark) >= (1 - _BURNT_IN) * rows.size and float(rows[dark].std()) < _BLACK_SPREAD:
             return "black"
         return "frozen" if self._reference is not None and equal_where_textured(rows, self._reference) else None
 
@@ -197,11 +198,15 @@ def equal_where_textured(rows: Gray, reference: Gray) -> bool:
     """Whether nearly all places with texture hold exactly the reference's pixels; False where too few have any."""
     if rows.shape != reference.shape:
         return False
-    width = rows.shape[1] // _TILE_PX * _TILE_PX
-    tiles = rows[:, :width].reshape(-1, _TILE_PX)
+    tiles, before = _tiles(rows), _tiles(reference)
+    equal = (tiles.view(np.uint64) == before.view(np.uint64)).all(axis=1)  # eight pixels at once
+    if np.count_nonzero(equal) < _FEWEST_TILES * _EQUAL:
+        return False  # nearly always: a live picture costs no more than this
     textured = np.ptp(tiles, axis=1) >= _TEXTURE
     count = int(np.count_nonzero(textured))
-    if count < _FEWEST_TILES:
-        return False
-    equal = (tiles[textured] == reference[:, :width].reshape(-1, _TILE_PX)[textured]).all(axis=1)
-    return int(np.count_nonzero(equal)) >= _EQUAL * count
+    return count >= _FEWEST_TILES and int(np.count_nonzero(equal & textured)) >= _EQUAL * count
+
+
+def _tiles(rows: Gray) -> Gray:
+    width = rows.shape[1] // _TILE_PX * _TILE_PX
+    return np.ascontiguousarray(rows[:, :width]).reshape(-1, _TILE_PX)

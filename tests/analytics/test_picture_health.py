@@ -188,6 +188,18 @@ def test_a_frozen_picture_with_a_running_clock_and_changing_rate_control(bench, 
     assert [event.attributes["kind"] for event in told] == ["frozen"]
 
 
+def test_black_with_a_running_clock_is_black(bench, encode, rows_of):
+    pictures = []
+    for second in range(30):
+        picture = np.zeros((360, 640, 3), np.uint8)
+        cv2.putText(picture, f"12:00:{second:02d}", (8, 24), cv2.FONT_HERSHEY_SIMPLEX, 0.6, (255, 255, 255), 1)
+        pictures.append(picture)
+    decoder = KeyframeDecoder()
+    bench.show(rows_of("quiet"), 20)
+    told = bench.show([decoder.decode(unit).luma_rows(ROWS) for unit in encode(pictures)], 60, gop_s=2.0)
+    assert [event.attributes["kind"] for event in told] == ["black"]
+
+
 @pytest.mark.parametrize("encoder", ["libx264", "libx265"])
 def test_the_rows_are_the_decoded_pixels(encode, encoder):
     noise = np.random.default_rng(1).integers(0, 255, (144, 176, 3), np.uint8)
