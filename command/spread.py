@@ -42,7 +42,8 @@ def spread(
 ) -> dict[str, str]:
     """Camera id to worker for every key of `costs` (positive). `earlier` is what held before, possibly for others.
 
-    `tolerance` is the imbalance, as a part of the mean load, that is not worth a move; one camera's cost never is. The same arguments give the same answer, whatever the order of the mappings.
+    `tolerance` is the imbalance, as a part of the mean load, that is not worth a move; one camera's cost never is.
+    The same arguments give the same answer, whatever the order of the mappings.
     """
     kept = {camera: worker for camera, worker in (earlier or {}).items() if camera in costs and worker in workers}
     loads = dict.fromkeys(workers, 0.0)

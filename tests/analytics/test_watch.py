@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import functools
 import random
+import shutil
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -19,6 +20,7 @@ import pytest
 
 from analytics.evidence import EvidenceStore
 from analytics.last_pictures import LastPictures
+from analytics.open_events import OpenEvents, adopt
 from analytics.watch import Watcher, WatchOptions
 from ingest.clock import ManualClock
 from ingest.event import Event, utc_s
@@ -236,6 +238,7 @@ from analytics.clip import clip_keyframes
 from analytics.detector import OnnxDetector
 from analytics.evidence import EvidenceStore
 from analytics.last_pictures import LastPictures
+from analytics.open_events import OpenEvents, adopt
 from analytics.model import load_model
 from analytics.watch import Watcher
 from ingest.camera import Camera
@@ -283,3 +286,53 @@ async def test_what_a_killed_worker_left_open_is_closed_as_interrupted(
     assert closed.attributes["closed_because"] == "interrupted"
     assert closed.evidence == opened.evidence
     assert bench.evidence.path(closed.evidence[0].sha256).is_file()
+
+
+async def test_cameras_come_change_and_go_while_it_runs(tmp_path, detector, make_camera, units):
+    bench = Bench(tmp_path, detector, [make_camera("c-1")])
+    async with bench.running():
+        bench.watcher.add_camera(make_camera("c-2"))
+        await bench.show(*units[:4], cameras=["c-1", "c-2"])  # somebody has walked in
+        opened = {event.camera_id: event for event in bench.told if event.state == "opened"}
+        assert opened.keys() == {"c-1", "c-2"}
+
+        renamed = make_camera("c-1").model_copy(update={"name": "West gate"})
+        await bench.watcher.replace_camera(renamed)
+        await bench.show(units[4], cameras=["c-1"])
+        mine = [event for event in bench.told if event.camera_id == "c-1"]
+        assert {event.id for event in mine} == {opened["c-1"].id}  # goes on
+        assert "closed" not in [event.state for event in mine]
+
+        await bench.watcher.replace_camera(make_camera("c-1", priority=1))
+        ended = bench.told[-1]
+        assert (ended.id, ended.state) == (opened["c-1"].id, "closed")
+        assert ended.attributes["closed_because"] == "reconfigured"
+        await bench.show(units[5], cameras=["c-1"])
+        assert (bench.told[-1].state, bench.told[-1].priority) == ("opened", 1)
+
+        await bench.watcher.remove_camera("c-2")
+        assert (bench.told[-1].id, bench.told[-1].state) == (opened["c-2"].id, "closed")
+        assert bench.watcher.stats().keys() == {"c-1"}
+        bench.watcher.on_keyframe("c-2", units[6])  # a late one is ignored
+        await bench.watcher.remove_camera("c-2")  # and so is a second removal
+    assert bench.told[-1].attributes["closed_because"] == "stopped"
+
+
+async def test_an_heir_closes_what_other_workers_left_open(tmp_path, detector, make_camera, units):
+    told: list[Event] = []
+    for number in (1, 2):
+        folder = tmp_path / str(number)
+        bench = Bench(folder, detector, [make_camera(f"c-{number}")], emit=told.append, epoch=10 * number)
+        await bench.watcher.start()
+        await bench.show(*units[:4])
+        shutil.copy(folder / "open.json", tmp_path / f"left-{number}.json")  # as after kill -9
+        await bench.watcher.stop()
+    opened = {event.id: event for event in told if event.state == "opened"}
+    assert len(opened) == 2
+    (tmp_path / "left-3.json").write_bytes(b"torn")
+    assert adopt(tmp_path / "left-1.json", [tmp_path / "left-2.json", tmp_path / "left-3.json"]) == 2
+    assert not (tmp_path / "left-2.json").exists() and (tmp_path / "left-3.unreadable").exists()
+    closed = OpenEvents(tmp_path / "left-1.json").left_open(11, bench.clock.now())
+    assert {event.id for event in closed} == opened.keys()
+    for event in closed:
+        assert event.state == "closed" and event.epoch > opened[event.id].epoch

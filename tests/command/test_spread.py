@@ -19,9 +19,7 @@ def loads(costs: dict[str, float], found: dict[str, str], workers: list[str]) ->
 
 @given(towns, names)
 @settings(max_examples=80, deadline=None)
-def test_every_camera_has_one_worker_and_loads_differ_by_one_camera(
-    costs: dict[str, float], workers: list[str]
-) -> None:
+def test_every_camera_has_one_worker_and_loads_are_level(costs: dict[str, float], workers: list[str]) -> None:
     found = spread(costs, workers)
     assert found.keys() == costs.keys() and set(found.values()) <= set(workers)
     each = loads(costs, found, workers)
