@@ -13,6 +13,9 @@ slice, and joins a unit's slices once. Policies:
 - Before the first keyframe nothing is delivered (`undecodable_units`).
 - The parameter sets stand in front of every keyframe. Filler is dropped; delimiters are dropped from keyframes only.
 - A fragmented unit without its end bit is damaged, except with a camera that has never sent an end bit.
+- Packets of another SSRC between those of the stream are another session's (old live555) and are passed over. They are
+  held back meanwhile: when none of the stream's own come for `FOREIGN_WAIT_S`, the stream has begun anew with them.
+- A keyframe that is hidden behind a parameter set, with start codes between them, is taken apart.
 """
 
 from __future__ import annotations
@@ -27,6 +30,8 @@ from ingest.rtsp.timeline import Timeline
 
 MAX_UNIT_BYTES = 8 << 20
 MAX_UNIT_NALS = 1024
+MAX_FOREIGN_PACKETS = 256
+FOREIGN_WAIT_S = 1.0
 MAX_SEQUENCE_GAP = 3000  # RFC 3550 A.1 MAX_DROPOUT: a wider gap is a restart, not a loss
 
 _PART_WEIGHT = 64  # what a packet's or NAL unit's bookkeeping costs, counted towards MAX_UNIT_BYTES
@@ -48,7 +53,7 @@ class Depacketiser:
         self.packets = 0
         self.lost_packets = 0
         self.bad_packets = 0  # too short, wrong version, unknown packetisation
-        self.foreign_packets = 0  # another payload type
+        self.foreign_packets = 0  # another payload type, or another session's SSRC
         self.sequence_resets = 0
         self.units = 0  # delivered
         self.damaged_units = 0
@@ -84,6 +89,16 @@ class Depacketiser:
         self._wait_key = True
         self._by_marker = True
         self._ended_stamp = _NO_STAMP
+        self._ssrc = b""  # as sent; empty until it is known
+        self._held: list[bytes] = []  # packets of one other SSRC since the last own one
+        self._held_ssrc = b""
+        self._held_since_s = 0.0
+        self._held_at_packets = 0
+
+    def expect_ssrc(self, ssrc: int | None) -> None:
+        """What the server has announced; None, or one that never comes, is as good as none."""
+        if ssrc is not None:
+            self._ssrc = ssrc.to_bytes(4, "big")
 
     def packet(self, d: bytes, p: int, e: int) -> None:
         """One RTP packet, `d[p:e]`."""
@@ -91,7 +106,7 @@ class Depacketiser:
             self.bad_packets += 1
             return
         second = d[p + 1]
-        s = p + 12
+        s, whole_e = p + 12, e
         if d[p] != 0x80:
             s, e = self._payload_bounds(d, p, e)
             if s >= e:
@@ -100,12 +115,16 @@ class Depacketiser:
         if second & 0x7F != self.payload_type:
             self.foreign_packets += 1
             return
+        same = d.startswith(self._stamp, p + 4, p + 12)
+        if not same and not d.startswith(self._ssrc, p + 8):
+            self._hold_foreign(d[p:whole_e])
+            return
         sequence = d[p + 2] << 8 | d[p + 3]
         if sequence != self._next_sequence:
             self._gap(sequence)
         self._next_sequence = (sequence + 1) & 0xFFFF
         self.packets += 1
-        if not d.startswith(self._stamp, p + 4, p + 12):
+        if not same:
             self._change(d[p + 4 : p + 12])
         if d.startswith(self._middle, s):
             self._parts.append(d[s + self._middle_bytes : e])
@@ -224,10 +243,28 @@ class Depacketiser:
                 self._drop_damaged()
             if stamp[4:] != self._stamp[4:]:
                 self._timeline.break_here()
+        self._ssrc = stamp[4:]
         self.ssrc = int.from_bytes(stamp[4:], "big")
         self._stamp = stamp
 
+    def _hold_foreign(self, packet: bytes) -> None:
+        """A packet with another SSRC: another session's, or the stream has begun anew; the next ones will tell."""
+        ssrc = packet[8:12]
+        if ssrc != self._held_ssrc or self.packets != self._held_at_packets:
+            self.foreign_packets += len(self._held)
+            self._held.clear()
+            self._held_ssrc, self._held_since_s, self._held_at_packets = ssrc, self.received_s, self.packets
+        self._held.append(packet)
+        if len(self._held) < MAX_FOREIGN_PACKETS and self.received_s - self._held_since_s < FOREIGN_WAIT_S:
+            return
+        held, self._held = self._held, []
+        self._ssrc = ssrc
+        for one in held:
+            self.packet(one, 0, len(one))
+
     def _marker(self) -> None:
+        if not self._has_picture and self._has_sets and not self._damaged:
+            self._unpack_sets()
         if not self._has_picture:
             if self._damaged:
                 self._drop_damaged()
@@ -235,6 +272,15 @@ class Depacketiser:
         if self._by_marker:
             self._ended_stamp = self._stamp
             self._end()
+
+    def _unpack_sets(self) -> None:
+        """The last NAL unit claims to be a parameter set: slices that stand behind a start code in it become units."""
+        last = b"".join(self._parts[self._starts[-1] :])
+        if not self._is_set(self._headers[-1]) or last.find(START_CODE, 4) < 0:
+            return
+        del self._parts[self._starts[-1] :], self._starts[-1], self._headers[-1]
+        for nal in split_annex_b(last)[:MAX_UNIT_NALS]:
+            self._payload(nal, 0, len(nal))
 
     def _begin_nal(self, kind: int, start: bytes) -> None:
         self._unit_weight += _PART_WEIGHT

@@ -259,6 +259,7 @@ class RtspSession:
         self.sample_wall()
         depacketiser = depacketiser_for(media.payload_type, ParameterSets(media.codec), timeline, self._on_unit)
         depacketiser.learn(media.parameter_sets())
+        depacketiser.expect_ssrc(grant.ssrc)
         self.depacketiser = depacketiser
         if self.transport == "tcp":
             self._receive_tcp(connection, depacketiser, grant)
@@ -394,7 +395,11 @@ class RtspSession:
     # while it plays
 
     async def _keep_session(self) -> None:
-        """Ask for a sign of life at a fraction of the server's timeout; an unanswered one is no reason to end."""
+        """Ask for a sign of life at a fraction of the server's timeout; an unanswered one is no reason to end.
+
+        GET_PARAMETER where the server knows it, OPTIONS from the first time on that it is not answered with 200: some
+        cameras advertise it and answer 400, 454 or under another number. Only OPTIONS' 454 is believed.
+        """
         method = "GET_PARAMETER" if "GET_PARAMETER" in self._methods else "OPTIONS"
         while True:
             pause_s = min(self._timeout_s, 150.0) * KEEP_ALIVE_FRACTION
@@ -404,13 +409,14 @@ class RtspSession:
             except SessionError as error:
                 if error.code == "camera.no_answer":
                     log.debug("keep-alive unanswered", extra={"camera": self.camera, "stream": self.stream})
+                    method = "OPTIONS"
                     continue
                 self._end(error)
                 return
-            if answer.status == 454:
+            if answer.status == 454 and method == "OPTIONS":
                 self._end(self._error("camera.session_lost", method=method, status=454))
                 return
-            if answer.status != 200 and method == "GET_PARAMETER":
+            if answer.status != 200:
                 method = "OPTIONS"
 
     def _on_reorder(self, depth: int) -> None:
