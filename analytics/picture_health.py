@@ -26,7 +26,8 @@ from analytics.decode import Gray
 from analytics.rules.rule_state import ClosedBecause
 from ingest.camera import Camera
 from ingest.damping import Damper
-from ingest.event import Event, Evidence, new_id
+from ingest.event import Event, Evidence
+from ingest.ongoing_event import OngoingEvent
 
 CODE = "5.11"
 ROWS = 36  # of luma, evenly spaced over the picture's height
@@ -63,13 +64,12 @@ class PictureHealth:
 
     def __init__(self, camera: Camera, epoch: int, limits: PictureLimits | None = None) -> None:
         self.camera = camera
-        self._epoch = epoch
+        self._ongoing = OngoingEvent(CODE, camera.id, epoch)
         self._limits = limits or PictureLimits()
         self._dampers: dict[Kind, Damper] = {
             "frozen": Damper(self._limits.frozen_s, self._limits.most_s, self._limits.calm_s),
             "black": Damper(self._limits.black_s, self._limits.most_s, self._limits.calm_s),
         }
-        self._event: Event | None = None
         self._kind: Kind | None = None  # of the open event
         self._reference: Gray | None = None
         self._run: Kind | None = None  # what the looks of the run have shown
@@ -89,15 +89,15 @@ class PictureHealth:
     @property
     def is_suspicious(self) -> bool:
         """A run has begun that may become an event: this camera deserves looks before others."""
-        return self._event is None and self._run is not None and self._run_looks >= self._limits.suspicious_looks
+        return self._kind is None and self._run is not None and self._run_looks >= self._limits.suspicious_looks
 
     def observe(
         self, rows: Gray, at: datetime, now_s: float, save_picture: Callable[[], Evidence | None]
     ) -> list[Event]:
         """What follows from one look at a whole picture. `rows`: `Picture.luma_rows(ROWS)`."""
         verdict = self._judge(rows, at, now_s)
-        if self._event is not None:
-            return self._while_open(self._event, verdict, at, now_s)
+        if self._ongoing.event is not None:
+            return self._while_open(verdict, at, now_s)
         if verdict is None or not self._lasts(verdict, now_s):
             return []
         return [self._open(verdict, at, now_s, save_picture())]
@@ -107,27 +107,12 @@ class PictureHealth:
     ) -> list[Event]:
         """Close what is open and forget the run."""
         self._reference, self._run, self._run_looks, self._other_looks = None, None, 0, 0
-        event, self._event = self._event, None
-        if event is None:
+        if self._ongoing.event is None:
             return []
         assert self._kind is not None
         self._dampers[self._kind].left(now_s)
         self._kind = None
-        at = max(at, event.updated_at)
-        ended_at = max(event.started_at, min(ended_at or at, at))
-        attributes = {**event.attributes, "closed_because": because}
-        attributes["duration_s"] = round((ended_at - event.started_at).total_seconds(), 1)
-        return [
-            event.model_copy(
-                update={
-                    "number": event.number + 1,
-                    "state": "closed",
-                    "updated_at": at,
-                    "ended_at": ended_at,
-                    "attributes": attributes,
-                }
-            )
-        ]
+        return [self._ongoing.close(because, at, ended_at)]
 
     # ---- one look
 
@@ -165,24 +150,17 @@ class PictureHealth:
 
     def _open(self, kind: Kind, at: datetime, now_s: float, evidence: Evidence | None) -> Event:
         self._kind, self._other_looks = kind, 0
-        started_at = min(self._run_at or at, at)
-        self._event = Event(
-            id=new_id(),
-            epoch=self._epoch,
-            number=1,
-            state="opened",
-            code=CODE,
-            camera_id=self.camera.id,
-            started_at=started_at,
-            updated_at=at,
+        self._dampers[kind].came(now_s)
+        return self._ongoing.open(
+            self._run_at or at,
+            at,
+            {"kind": kind, "looks": self._run_looks},
             lon=self.camera.lon,
             lat=self.camera.lat,
             evidence=(evidence,) if evidence is not None else (),
-            attributes={"kind": kind, "looks": self._run_looks},
         )
-        return self._event
 
-    def _while_open(self, event: Event, verdict: Kind | None, at: datetime, now_s: float) -> list[Event]:
+    def _while_open(self, verdict: Kind | None, at: datetime, now_s: float) -> list[Event]:
         if verdict == self._kind:
             self._other_looks = 0
             return []

@@ -102,6 +102,7 @@ class Watcher:
         )
         self._telling = threading.Lock()
         self._untold: deque[Event] = deque()
+        self._handed: deque[Event] = deque()  # by `tell`; taken by the next housekeeping
         self._errors: Counter[tuple[str, str]] = Counter()  # (camera, code)
         self._housekeeping = threading.Lock()
         self._kept_s = self._clock.monotonic_s()
@@ -207,6 +208,10 @@ class Watcher:
             watched.is_lost = True
             self._schedule.forget(camera_id)
 
+    def tell(self, events: Iterable[Event]) -> None:
+        """Tell events that others have made, within about a second, with the same care as the watcher's own."""
+        self._handed.extend(events)
+
     def last_picture(self, camera_id: str) -> tuple[bytes, datetime] | None:
         """(JPEG, when it was taken), or None while there is none."""
         return self._pictures.get(camera_id)
@@ -278,7 +283,7 @@ class Watcher:
             return
         try:
             self._kept_s = now
-            self._tell([])
+            self._tell(self._take_handed())
             for camera_id, watched in self._watched.items():
                 newest_s, gop_s = self._schedule.last_keyframe_s(camera_id)
                 is_silent = newest_s is not None and now - newest_s > max(self._options.lost_after_s, 4 * gop_s)
@@ -319,6 +324,9 @@ class Watcher:
                 if event.state == "closed":
                     self._forget(event)
 
+    def _take_handed(self) -> list[Event]:
+        return [self._handed.popleft() for _ in range(len(self._handed))]
+
     def _remember(self, event: Event) -> None:
         try:
             self._open_events.put(event)
@@ -345,4 +353,4 @@ class Watcher:
                 return
             with watched.lock:
                 self._tell(watched.watch.close(because, self._clock.now()))
-        self._tell([])
+        self._tell(self._take_handed())

@@ -1,7 +1,7 @@
 """Damping: what keeps coming back has to last (or stay away) longer each time before it counts.
 
-Life cycle: one for each matter that may flap. `left` is told when an event of the matter ends: from then on the matter
-needs twice the time, up to `most_s`; after `calm_s` without an event it needs the usual time again.
+Life cycle: one for each matter that may flap. `came` is told when an event of the matter opens, `left` when it ends:
+from then on the matter needs twice the time, up to `most_s`; after `calm_s` without an event the usual time again.
 """
 
 from __future__ import annotations
@@ -16,6 +16,11 @@ class Damper:
         self._calm_s = calm_s
         self._needed_s = usual_s
         self._left_s: float | None = None
+
+    def came(self, now_s: float) -> None:
+        """An event of the matter has begun: until it ends, no calm."""
+        self._needed_s = self.needed_s(now_s)
+        self._left_s = None
 
     def left(self, now_s: float) -> None:
         """An event of the matter is over."""

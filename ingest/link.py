@@ -51,6 +51,7 @@ UDP_LOSS_PACKETS = 2000
 _TICK_S = 2.0
 _FIRST_TICK_S = 0.25
 _SAMPLES = 6
+_MEDIA_RATE_OVER_S = 6.0
 
 
 class CameraLink:
@@ -99,7 +100,10 @@ class CameraLink:
         self._last_key: AccessUnit | None = None
         self._clock_offset_s: float | None = None
         self._ended_frames = self._ended_bytes = self._ended_lost = 0
-        self._samples: deque[tuple[float, int, int]] = deque(maxlen=_SAMPLES)
+        self._jitter_s: float | None = None
+        self._gaps = 0
+        self._last_error: tuple[SessionError, datetime] | None = None
+        self._samples: deque[tuple[float, int, int, float | None]] = deque(maxlen=_SAMPLES)
         self._verdict: asyncio.Future[SessionError] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._opened_s = 0.0
@@ -134,14 +138,15 @@ class CameraLink:
         form = self._last_unit.format if self._last_unit else None
         session = self._session
         frames, media_bytes, lost = self._counters(session)
-        fps, bitrate_bps = self._rates()
+        fps, bitrate_bps, media_rate = self._rates()
+        error, error_at = self._last_error or (None, None)
         live = self._state is CameraState.LIVE
         return StreamHealth(
             camera_id=self.camera_id,
             stream=self.stream,
             state=self._state,
             reason_code=self._reason.code if self._reason else None,
-            reason_facts={key: str(value) for key, value in self._reason.facts.items()} if self._reason else {},
+            reason_facts=_facts(self._reason),
             since=self._since,
             fps=fps if live else None,
             bitrate_bps=bitrate_bps if live else None,
@@ -157,6 +162,12 @@ class CameraLink:
             last_keyframe_at=_at(self._last_key),
             dropped_units=self.fanout.dropped_units,
             clock_offset_s=session.clock_offset_s if session else self._clock_offset_s,
+            jitter_ms=self._jitter_s * 1000 if live and self._jitter_s is not None else None,
+            gaps=self._gaps,
+            media_rate=media_rate if live else None,
+            last_error_code=error.code if error else None,
+            last_error_facts=_facts(error),
+            last_error_at=error_at,
         )
 
     # the endless loop
@@ -241,7 +252,9 @@ class CameraLink:
             return
         now_s = self._clock.monotonic_s()
         session.sample_wall()
-        self._samples.append((now_s, session.seen_units, session.media_bytes))
+        last = self._last_unit
+        media_s = last.dts_90k / 90_000 if last is not None and session.units else None
+        self._samples.append((now_s, session.seen_units, session.media_bytes, media_s))
         why, due_s = self._judge(session, now_s)
         if why is not None:
             # Shown at once: tearing down a dead connection takes its own while.
@@ -337,9 +350,14 @@ class CameraLink:
         last = self._last_unit
         if not unit.discontinuity and last is not None:
             step_s = (unit.dts_90k - last.dts_90k) / 90_000
+            jitter_s = self._jitter_s or 0.0
+            off_s = abs(unit.received_s - last.received_s - step_s)
+            self._jitter_s = jitter_s + (off_s - jitter_s) / 16
             if 0 < step_s < 60:
                 usual_s = self._usual_s
                 self._usual_s = step_s if usual_s is None else usual_s + (step_s - usual_s) * 0.1
+        if unit.lost_packets:
+            self._gaps += 1
         if unit.is_keyframe:
             if self._last_key_pts is not None and not unit.discontinuity:
                 self._gop_s = (unit.pts_90k - self._last_key_pts) / 90_000
@@ -359,6 +377,8 @@ class CameraLink:
         changed = state is not self._state
         code, before = reason.code if reason else None, self._reason.code if self._reason else None
         self._reason = reason
+        if reason is not None:
+            self._last_error = reason, self._clock.now()
         if not changed and code == before:
             return
         if changed:
@@ -384,20 +404,30 @@ class CameraLink:
     def _counters(session: RtspSession | LibavSession | None) -> tuple[int, int, int]:
         return (session.seen_units, session.media_bytes, session.lost_packets) if session else (0, 0, 0)
 
-    def _rates(self) -> tuple[float | None, float | None]:
-        """(frames, bits) a second over the last ten seconds."""
+    def _rates(self) -> tuple[float | None, float | None, float | None]:
+        """(frames, bits, seconds of media time) a second over the last ten seconds."""
         session = self._session
         if session is None or not self._samples:
-            return None, None
-        start_s, frames, media_bytes = self._samples[0]
+            return None, None, None
+        start_s, frames, media_bytes, start_media_s = self._samples[0]
         elapsed_s = self._clock.monotonic_s() - start_s
         if elapsed_s < 1.0:
-            return None, None
-        return (session.seen_units - frames) / elapsed_s, (session.media_bytes - media_bytes) * 8 / elapsed_s
+            return None, None, None
+        media_s = self._samples[-1][3]
+        span_s = self._samples[-1][0] - start_s
+        media_rate = None
+        if media_s is not None and start_media_s is not None and span_s >= _MEDIA_RATE_OVER_S:
+            media_rate = (media_s - start_media_s) / span_s
+        bits = (session.media_bytes - media_bytes) * 8
+        return (session.seen_units - frames) / elapsed_s, bits / elapsed_s, media_rate
 
     def _on_done(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and task.exception() is not None:
             log.error("camera link failed", exc_info=task.exception(), extra={"camera": self.camera_id})
+
+
+def _facts(reason: SessionError | None) -> dict[str, str]:
+    return {key: str(value) for key, value in reason.facts.items()} if reason else {}
 
 
 def _at(unit: AccessUnit | None) -> datetime | None:
