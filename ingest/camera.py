@@ -14,6 +14,7 @@ from zoneinfo import ZoneInfo
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
+from ingest.recording_settings import Retention
 from ingest.secret import SecretUrl
 
 ObjectClass = Literal["person", "bicycle", "car", "motorcycle", "bus", "truck"]
@@ -110,6 +111,9 @@ class Camera(BaseModel):
         default="auto", description="auto tries TCP, then UDP; libav leaves the session to FFmpeg"
     )
     audio: Literal["off", "on"] = Field(default="off", description="on records what is said in a public street")
+    record: Literal["main", "sub", "both", "none"] = Field(default="main", description="which streams are kept")
+    retention: Retention = Field(default=Retention(), description="how long the main stream's footage is kept")
+    retention_sub: Retention = Field(default=Retention(), description="how long the sub stream's footage is kept")
     zones: list[Zone] = []
     rules: list[Rule] = []
 
@@ -141,6 +145,10 @@ class Camera(BaseModel):
             if zone.id == zone_id:
                 return zone
         raise KeyError(zone_id)
+
+    def records(self, stream: str) -> bool:
+        """Whether a stream that the camera has is to be recorded."""
+        return self.record in (stream, "both") and self.url(stream) is not None
 
     def url(self, stream: str) -> SecretUrl | None:
         """The URL of "main" or "sub"."""

@@ -28,6 +28,7 @@ EVENT_CODES: dict[str, tuple[str, str]] = {
     "5.10": ("密度检测", "crowd density"),
     "5.11": ("视频异常检测", "video abnormal"),
     "5.12": ("快速移动", "fast movement"),
+    "6.1": ("存储设备磁盘故障", "storage disk fault"),
 }
 
 EventState = Literal["opened", "updated", "closed"]

@@ -18,6 +18,7 @@ from pydantic_core import PydanticCustomError
 from ingest.camera import Camera, ObjectClass, Rule, Zone, first_twice
 from ingest.errors import GridwatchError
 from ingest.model_problems import problems_of, shown
+from ingest.recording_settings import Recording
 from ingest.secret import SecretUrl
 from ingest.secret_source import resolve_secret
 from ingest.source_lines import Place, Problem, Source, read_source
@@ -50,6 +51,7 @@ class Streams(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", title="streams.yaml")
     synthetic: bool = Field(default=False, description="true: an invented town, no real place or person")
     timezone: str = Field(default="Asia/Shanghai", description="IANA name; active hours are in it")
+    recording: Recording = Field(default=Recording(), description="where footage is kept, and how long")
     cameras: list[Camera]
     _lines: dict[str, int] = PrivateAttr(default_factory=dict)
 

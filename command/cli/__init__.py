@@ -10,7 +10,7 @@ import click
 
 from ingest.errors import GridwatchError, sentence
 
-VERBS = ("up", "demo", "reload", "check", "plan", "simulate", "patrol", "migrate", "version")
+VERBS = ("up", "demo", "reload", "check", "plan", "simulate", "patrol", "migrate", "recordings", "version")
 
 
 def lang() -> str:

@@ -2,7 +2,7 @@
 
 from ingest.recording.facts import SPOOL_KIND, Fact, Gap, RecordingAlarm, SegmentClosed, SegmentKey, SegmentsRemoved
 from ingest.recording.recorder import RecordedStream, Recorder
-from ingest.recording.settings import Recording, RecordingFolder, Retention
+from ingest.recording_settings import Recording, RecordingFolder, Retention
 
 __all__ = [
     "SPOOL_KIND",

@@ -105,6 +105,11 @@ class Disk:
         self._submitted_bytes += sum(len(unit.data) for job in jobs for unit in job.units)
         self._jobs.put(jobs)
 
+    def look_again(self) -> None:
+        """Let the writer look how much is free, unless it is busy."""
+        if self._jobs.empty() and self._busy_since_s is None:
+            self._jobs.put([])
+
     def stop(self) -> None:
         """End behind what was submitted; `join` waits."""
         self._jobs.put(None)
@@ -160,7 +165,7 @@ class Disk:
                 now_s = time.monotonic()
                 self.longest_job_s = max(self.longest_job_s, now_s - self._busy_since_s)
                 self._busy_since_s = now_s
-            if not self._prepared.is_set():
+            if not jobs:
                 self._prepare()
 
     def _prepare(self) -> None:

@@ -4,6 +4,8 @@
     <folder>/<camera>/<YYYY-MM-DD>/keep.list                                     what is kept longer (see retention)
     <folder>/.gridwatch/open/<camera>~<stream>~<start>                           empty: this segment is not closed yet
     <folder>/.gridwatch/usage.json                                               bytes by camera, stream and day
+    <folder>/.gridwatch/closed.list                                              closed since usage.json, a line each
+    <folder>/.gridwatch/keeper.lock                                              held by the process that deletes here
 
 The day is the town's, the time in the name is UTC, of the first frame. The name holds the whole key.
 """
@@ -22,6 +24,8 @@ from ingest.recording.facts import SegmentKey
 OWN = ".gridwatch"
 OPEN = f"{OWN}/open"
 USAGE = f"{OWN}/usage.json"
+CLOSED = f"{OWN}/closed.list"
+KEEPER_LOCK = f"{OWN}/keeper.lock"
 KEEP = "keep.list"
 SUFFIX = ".mp4"
 

@@ -16,9 +16,9 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from zoneinfo import ZoneInfo
 
 from ingest.access_unit import StreamName
@@ -30,8 +30,8 @@ from ingest.recording.facts import Fact, Gap, RecordingAlarm, SegmentClosed
 from ingest.recording.files import Files
 from ingest.recording.recover import close_left_open
 from ingest.recording.retention import Keeper, Keepers, Policy
-from ingest.recording.settings import GB, Recording, RecordingFolder, Retention
 from ingest.recording.stream import StreamRecorder
+from ingest.recording_settings import GB, Recording, RecordingFolder, Retention
 
 log = logging.getLogger(__name__)
 
@@ -42,22 +42,24 @@ BUDGET_FLOOR_BYTES = 16 << 20
 STALLED_S = 5.0
 FLUSH_STALLED_S = 20.0
 FRESH_S = 5.0
-_STOP_S = 8.0
+_STOP_S = 3.0
 _RATE_EVERY_S = 5.0
 
 
 @dataclass(frozen=True)
 class RecordedStream:
-    """One stream that is to be kept; `retention` overrides the settings' where it says something."""
+    """One stream that is to be kept."""
 
     camera_id: str
     stream: StreamName
     fanout: Fanout
-    retention: Retention = field(default_factory=Retention)
 
 
 class Recorder:
-    """See the module. `files` is the operating system's unless a test puts another layer underneath."""
+    """See the module. `retention_of(camera, stream)` is what streams.yaml says of any camera, called from threads.
+
+    `files(root)` is the operating system's unless a test puts another layer underneath.
+    """
 
     def __init__(
         self,
@@ -68,9 +70,11 @@ class Recorder:
         clock: Clock,
         home: Path,
         zone: ZoneInfo,
+        retention_of: Callable[[str, str], Retention] = lambda _camera, _stream: Retention(),
         files: Callable[[Path], Files] = lambda _: Files(),
     ) -> None:
         self._settings = settings
+        self._retention_of = retention_of
         self._emit_fact = emit_fact
         self._clock = clock
         self._zone = zone
@@ -80,12 +84,12 @@ class Recorder:
             self._add_disk(folder, home, files)
         self._streams: dict[tuple[str, str], StreamRecorder] = {}
         self._turns: list[list[StreamRecorder]] = [[] for _ in range(_TURNS)]
-        self._policies: dict[tuple[str, str], Policy] = {}
         for stream in streams:
             self.add(stream)
         self._task: asyncio.Task[None] | None = None
         self._side = ThreadPoolExecutor(max_workers=1, thread_name_prefix="recording facts")
         self._recovery = ThreadPoolExecutor(max_workers=len(self._disks), thread_name_prefix="recording recovery")
+        self._marks = ThreadPoolExecutor(max_workers=1, thread_name_prefix="recording marks")
         self._alarms: dict[tuple[str, str], float] = {}
         self._budget_bytes = BUDGET_FLOOR_BYTES
         self._rated_s = 0.0
@@ -123,9 +127,10 @@ class Recorder:
     # ---- life
 
     def add(self, stream: RecordedStream) -> None:
-        """Record one more stream from now on."""
+        """Record one more stream from now on; one that is recorded already goes on."""
         key = stream.camera_id, stream.stream
-        assert key not in self._streams, f"{key} is recorded already"
+        if key in self._streams:
+            return
         recorder = StreamRecorder(
             stream.camera_id,
             stream.stream,
@@ -134,18 +139,19 @@ class Recorder:
             choose=self._choose,
             tell_gap=self._tell_aside,
         )
-        self._policies[key] = Policy.of(stream.retention.over(self._settings.retention))
         self._streams[key] = recorder
         min(self._turns, key=len).append(recorder)
 
     def remove(self, camera_id: str, stream: StreamName) -> None:
-        """Record a stream no longer; its segment is closed behind what is queued."""
-        recorder = self._streams.pop((camera_id, stream))
+        """Record a stream no longer; its segment is closed behind what is queued. Others are no error."""
+        recorder = self._streams.pop((camera_id, stream), None)
+        if recorder is None:
+            return
         for turn in self._turns:
             if recorder in turn:
                 turn.remove(recorder)
         jobs: dict[Disk, list[Job]] = {}
-        recorder.finish(jobs)
+        recorder.finish(self._clock.monotonic_s(), self._may_queue, jobs)
         self._hand_over(jobs)
 
     async def start(self) -> None:
@@ -164,7 +170,7 @@ class Recorder:
             self._task = None
         jobs: dict[Disk, list[Job]] = {}
         for recorder in self._streams.values():
-            recorder.finish(jobs)
+            recorder.finish(self._clock.monotonic_s(), self._may_queue, jobs)
         self._hand_over(jobs)
         for disk in self._disks:
             disk.stop()
@@ -172,6 +178,7 @@ class Recorder:
         await asyncio.to_thread(self._keepers.stop, 2.0)
         if all(ended):
             await asyncio.to_thread(self._side.shutdown)
+        self._marks.shutdown(wait=False)
         self._recovery.shutdown(wait=False, cancel_futures=True)
 
     async def _run(self) -> None:
@@ -208,6 +215,7 @@ class Recorder:
 
         def tell(fact: SegmentClosed) -> None:
             self._emit_fact(fact)
+            self._keepers.closed(disk.root, fact)
             self.recovered += 1
 
         try:
@@ -218,10 +226,10 @@ class Recorder:
     # ---- disks
 
     def _may_queue(self, disk: Disk) -> bool:
-        return disk.queued_bytes < self._budget_bytes
+        return disk.queued_bytes < self._budget_bytes and disk.stalled_s() < STALLED_S
 
     def _is_slow(self, disk: Disk) -> bool:
-        return disk.stalled_s() >= STALLED_S or disk.flushing_s() >= FLUSH_STALLED_S or not self._may_queue(disk)
+        return disk.flushing_s() >= FLUSH_STALLED_S or not self._may_queue(disk)
 
     def _choose(self, recorder: StreamRecorder) -> Disk | None:
         """By free space for each stream that a disk serves; a stream stays where it is unless that is clearly worse."""
@@ -255,6 +263,7 @@ class Recorder:
             self._alarm(disk, "disk_error", full and disk.broken is not None, now_s, str(disk.broken or ""))
             if full:
                 self._keepers.wake(disk.root)
+                disk.look_again()
 
     def _alarm(self, disk: Disk, kind: Any, on: bool, now_s: float, detail: str = "") -> None:
         key = str(disk.root), kind
@@ -281,8 +290,8 @@ class Recorder:
         )
 
     def _policy(self, camera_id: str, stream: str) -> Policy:
-        """Streams that are no longer recorded keep to the general settings."""
-        return self._policies.get((camera_id, stream)) or Policy.of(self._settings.retention)
+        """Of any camera of the town, since one process deletes for all; footage of removed cameras by the general."""
+        return Policy.of(self._retention_of(camera_id, stream).over(self._settings.retention))
 
     def _tell_aside(self, fact: Gap | RecordingAlarm) -> None:
         """Facts of the event loop: durable in a thread of their own, so that no hung disk keeps them back."""
@@ -341,6 +350,13 @@ class Recorder:
             ],
         }
 
-    def keep(self, camera_id: str, start_s: float, end_s: float, kept_as: str) -> None:
-        """Keep a camera's footage of a time (UTC seconds) as "event" or "evidence". Blocks; may be said twice."""
-        self._keepers.keep(camera_id, start_s, end_s, kept_as, self._zone)
+    def keep_soon(self, camera_id: str, start_s: float, end_s: float, kept_as: Literal["event", "evidence"]) -> None:
+        """Keep a camera's footage of a time (UTC seconds) as a class; returns at once, may be said twice."""
+
+        def keep() -> None:
+            try:
+                self._keepers.keep(camera_id, start_s, end_s, kept_as)
+            except OSError as error:
+                log.error("footage could not be marked", extra={"camera": camera_id, "why": str(error)})
+
+        self._marks.submit(keep)

@@ -11,11 +11,11 @@ Deleting: said to the index durably, then the files. Never a file that is being 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import logging
 import os
 import threading
-import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -28,8 +28,9 @@ from ingest.clock import Clock
 from ingest.errors import GridwatchError
 from ingest.recording.facts import Fact, RecordingAlarm, SegmentClosed, SegmentKey, SegmentsRemoved
 from ingest.recording.files import Files
-from ingest.recording.layout import KEEP, OWN, USAGE, day_of, is_day, key_of
-from ingest.recording.settings import GB, Retention
+from ingest.recording.layout import CLOSED, KEEP, KEEPER_LOCK, OWN, USAGE, day_of, is_day, key_of, path_of
+from ingest.recording.recover import not_closed
+from ingest.recording_settings import GB, Retention
 
 log = logging.getLogger(__name__)
 
@@ -153,17 +154,15 @@ class Keeper:
         self._thread = threading.Thread(target=self._run, name=f"keep {root.name}", daemon=True)
         self._rate_from: tuple[float, int] | None = None
         self._closed_bytes = 0
-        self._uncounted: list[SegmentClosed] = []
+        self._lock_fd: int | None = None
+        self._counted_paths: set[str] = set()  # listed by the count; their lines come too
 
     # ---- any thread
 
     def closed(self, fact: SegmentClosed) -> None:
-        """A segment more (called by the disk's thread)."""
-        with self._lock:
-            self.usage.add(fact, fact.path.split("/")[1], fact.bytes)
-            self._closed_bytes += fact.bytes
-            if not self.counted:
-                self._uncounted.append(fact)
+        """A segment more, of this process: a line for whichever process keeps the folder (called by its flusher)."""
+        with (self.root / CLOSED).open("a") as file:
+            file.write(f"{fact.path} {fact.bytes}\n")
 
     def wake(self) -> None:
         """Look now."""
@@ -199,29 +198,59 @@ class Keeper:
     # ---- thread
 
     def _run(self) -> None:
-        try:
-            self.count()
-        except OSError as error:
-            log.error("recording folder cannot be counted", extra={"folder": str(self.root), "why": str(error)})
+        """Sweeps when it holds the folder's lock; else another process does, and this one waits for its end."""
         while not self._stopped:
-            self._wake.wait(EVERY_S)
-            self._wake.clear()
-            if self._stopped:
-                break
             try:
-                self.sweep()
-                self.save()
+                if self._is_keeper():
+                    self.sweep()
+                    self.save()
             except (OSError, GridwatchError) as error:
                 log.error("retention stopped for now", extra={"folder": str(self.root), "why": str(error)})
-                time.sleep(1.0)
-        with contextlib.suppress(OSError):
-            self.save()
+            self._wake.wait(EVERY_S)
+            self._wake.clear()
+        if self._lock_fd is not None:
+            with contextlib.suppress(OSError):
+                self._take_closed()
+                self.save()
+            os.close(self._lock_fd)
+
+    def _is_keeper(self) -> bool:
+        if self._lock_fd is None:
+            self._files.make_folder(self.root / OWN)
+            fd = os.open(self.root / KEEPER_LOCK, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o640)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(fd)
+                return False
+            self._lock_fd = fd
+        return True
+
+    def _take_closed(self) -> None:
+        """Closings of all processes since the last time. A line that comes twice or never is put right by a count."""
+        given = self.root / CLOSED
+        taken = given.with_suffix(".taken")
+        try:
+            given.rename(taken)
+        except FileNotFoundError:
+            return
+        for line in taken.read_text(encoding="utf-8", errors="replace").splitlines():
+            path, _, size = line.rpartition(" ")
+            key = key_of(path)
+            if key is None or not size.isdigit() or path in self._counted_paths:
+                continue
+            with self._lock:
+                self.usage.add(key, path.split("/")[1], int(size))
+                self._closed_bytes += int(size)
+        self._counted_paths = set()
+        taken.unlink()
 
     def count(self) -> None:
         """Bytes of every day: from the saved counts; only days that they do not cover are listed."""
         saved, through = self._saved()
         counted = Usage()
         listed: set[str] = set()
+        still_open = {path_of(key, self._zone) for _, key in not_closed(self.root)}
         for camera_id in sorted(self._names(self.root)):
             if camera_id == OWN:
                 continue
@@ -234,14 +263,13 @@ class Keeper:
                         counted.days[key] = _Day(size, files)
                     continue
                 for segment, size, path in self._list(camera_id, day):
+                    if path in still_open:
+                        continue
                     counted.add(segment, day, size)
                     listed.add(path)
         with self._lock:
-            for fact in self._uncounted:
-                if fact.path not in listed:
-                    counted.add(fact, fact.path.split("/")[1], fact.bytes)
-            self._uncounted.clear()
             self.usage = counted
+            self._counted_paths = listed
             self.counted = True
 
     def _saved(self) -> tuple[dict[tuple[str, str, str], tuple[int, int]], str]:
@@ -318,6 +346,7 @@ class Keeper:
         """One pass: what is too old, then the budgets, then the announcement."""
         if not self.counted:
             self.count()
+        self._take_closed()
         now_us = round(self._clock.now().timestamp() * 1_000_000)
         self._age(now_us)
         with self._lock:
@@ -497,6 +526,10 @@ class Keepers:
         """One folder needs room now."""
         self._all[root].wake()
 
+    def closed(self, root: Path, fact: SegmentClosed) -> None:
+        """A segment that the start has closed."""
+        self._all[root].closed(fact)
+
     def excess(self, keeper: Keeper) -> int:
         """Bytes over the global budget that this folder is to free: the folder with the oldest footage has to."""
         if self.max_bytes is None:
@@ -511,7 +544,7 @@ class Keepers:
         """Bytes left of the global budget, None without one."""
         return None if self.max_bytes is None else self.max_bytes - sum(other.bytes for other in self._all.values())
 
-    def keep(self, camera_id: str, start_s: float, end_s: float, kept_as: str, zone: ZoneInfo) -> None:
+    def keep(self, camera_id: str, start_s: float, end_s: float, kept_as: str) -> None:
         """In every folder, since a camera's day may lie in several."""
         for keeper in self._all.values():
             keeper.keep(camera_id, round(start_s * 1_000_000), round(end_s * 1_000_000), kept_as)

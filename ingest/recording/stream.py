@@ -131,8 +131,9 @@ class StreamRecorder:
             self._submit(jobs, segment, run, end_dts, close=False)
             self.last_wall_s, self.last_handed_s = run[-1].wall_s, now_s
 
-    def finish(self, jobs: dict[Disk, list[Job]]) -> None:
+    def finish(self, now_s: float, may_queue: Callable[[Disk], bool], jobs: dict[Disk, list[Job]]) -> None:
         """The last units, the segment's end, and the gap that is still open. The fan-out is left."""
+        self.collect(now_s, may_queue, jobs)
         segment, held = self.segment, self._held
         self._held = None
         if segment is not None:

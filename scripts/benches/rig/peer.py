@@ -206,7 +206,7 @@ async def own(urls: list[str], folder: Path | None) -> None:
     from ingest.connect_gate import ConnectGate
     from ingest.link import CameraLink
     from ingest.recording.recorder import RecordedStream, Recorder
-    from ingest.recording.settings import Recording
+    from ingest.recording_settings import Recording
     from ingest.secret import SecretUrl
 
     gate = ConnectGate()
