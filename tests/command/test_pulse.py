@@ -11,9 +11,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 import pytest
 
-from command.pulse import FIRST_BEAT_S, LOOK_EVERY_S, STARVED_AFTER_S, Pulse
+from command.pulse import BUSY_S, FIRST_BEAT_S, LOOK_EVERY_S, STARVED_AFTER_S, Pulse
 from command.supervisor import Child
 
 BEAT = "import os, sys, time; open(sys.argv[1] + '.new', 'w').close(); os.replace(sys.argv[1] + '.new', sys.argv[1]); "
@@ -88,6 +89,22 @@ def test_a_starved_process_is_left_alone(tmp_path: Path) -> None:
             assert pulse.look(number * LOOK_EVERY_S) is None, pulse.silent_s
         verdict, _ = silence(pulse, STARVED_AFTER_S, 2.0)
     assert verdict is not None  # but not for ever
+
+
+def test_a_process_that_works_off_a_pile_is_left_alone(tmp_path: Path) -> None:
+    """It runs all the time and does not get to its beat, but it reads on: killing it would make the pile larger."""
+    with process(tmp_path / "heart", "\nwhile True: sum(range(20000)); open('/dev/null').read()") as child:
+        pulse = beaten(tmp_path / "heart", child)
+        began_s = time.monotonic()
+        while _cpu_s(child.pid) < BUSY_S + 1.0:
+            time.sleep(LOOK_EVERY_S)
+            assert pulse.look(time.monotonic() - began_s) is None
+            assert time.monotonic() - began_s < STARVED_AFTER_S, "a machine that is this busy proves nothing"
+
+
+def _cpu_s(pid: int) -> float:
+    times = psutil.Process(pid).cpu_times()
+    return float(times.user + times.system)
 
 
 def test_time_in_which_the_supervisor_slept_does_not_count(tmp_path: Path) -> None:
