@@ -254,7 +254,8 @@ class CameraLink:
         session.sample_wall()
         last = self._last_unit
         media_s = last.dts_90k / 90_000 if last is not None and session.units else None
-        self._samples.append((now_s, session.seen_units, session.media_bytes, media_s))
+        if session.seen_units:
+            self._samples.append((now_s, session.seen_units, session.media_bytes, media_s))
         why, due_s = self._judge(session, now_s)
         if why is not None:
             # Shown at once: tearing down a dead connection takes its own while.
