@@ -79,6 +79,7 @@ class Child:
         """SIGTERM, then SIGKILL to its whole session after the grace."""
         if self.process is None or self.process.returncode is not None:
             return
+        began_s = time.monotonic()
         with contextlib.suppress(ProcessLookupError):
             self.process.send_signal(signal.SIGTERM)
         try:
@@ -87,6 +88,7 @@ class Child:
             log.warning("did not end in time and is killed", extra={"child": self.name, "grace_s": GRACE_S})
             self.kill()
             await self.process.wait()
+        log.info("ended", extra={"child": self.name, "took_s": round(time.monotonic() - began_s, 2)})
 
     async def kill_hung(self) -> None:
         """Ask where it hangs, then kill it; a stopped process cannot answer."""
