@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from command.check_live import Measured
 from command.grid_match import GridIndex
 from command.grid_tiling import find_gaps, find_overlaps
 from command.grids import Grids, read_grids
@@ -23,6 +24,8 @@ class Report:
     cameras: int | None = None  # how many are good; None: no such file was given
     grids: int | None = None
     places_checked: bool = False  # cameras against grids; not while a grid is broken
+    streams: Streams | None = None  # the good cameras
+    measured: list[Measured] | None = None  # None: no camera was asked
 
     @property
     def errors(self) -> int:
@@ -47,6 +50,7 @@ class Report:
             "cameras": self.cameras,
             "grids": self.grids,
             "places_checked": self.places_checked,
+            "measured": None if self.measured is None else [one.as_json() for one in self.measured],
             "errors": self.errors,
             "warnings": self.warnings,
             "problems": [
@@ -84,6 +88,7 @@ def check_files(paths: list[Path]) -> Report:
     if streams_path is not None:
         streams, problems = read_streams(streams_path)
         report.cameras = len(streams.cameras) if streams else 0
+        report.streams = streams
         report.problems += problems
     if grids_path is not None:
         grids, problems = read_grids(grids_path)

@@ -61,6 +61,7 @@ class Depacketiser:
         self.undecodable_units = 0
         self.oversized_units = 0
         self.marker_faults = 0
+        self.in_band_sets = 0  # parameter sets that came with the pictures, repeated ones too
         self.media_bytes = 0  # of delivered units
         self.seen_units = 0  # every complete unit, delivered or not: a sign of life
         self.last_unit_s = 0.0  # monotonic, of the last complete unit
@@ -398,6 +399,7 @@ class Depacketiser:
             elif not self._is_filler(kind) and not (is_key and self._is_delimiter(kind)):
                 rest.append(nal)
         if sets:
+            self.in_band_sets += len(sets)
             self.learn(sets)
         if is_key:
             prefix, at = self.sets.prefix, self.sets.prefix_offsets

@@ -69,6 +69,7 @@ class RtspSession:
         self.transport: Literal["tcp", "udp", "libav"] = transport
         self.clock_offset_s: float | None = None
         self.depacketiser: Depacketiser | None = None
+        self.sdp_sets = 0  # parameter sets in the session description
         self._clock = clock
         self._on_unit = on_unit
         self._url = url
@@ -258,7 +259,9 @@ class RtspSession:
         self._timeline = timeline = Timeline(self._on_reorder)
         self.sample_wall()
         depacketiser = depacketiser_for(media.payload_type, ParameterSets(media.codec), timeline, self._on_unit)
-        depacketiser.learn(media.parameter_sets())
+        sets = media.parameter_sets()
+        self.sdp_sets = len(sets)
+        depacketiser.learn(sets)
         depacketiser.expect_ssrc(grant.ssrc)
         self.depacketiser = depacketiser
         if self.transport == "tcp":
