@@ -30,6 +30,7 @@ from command.grids import Grids
 from command.processes.child import beat, every, run_child
 from command.settings import Settings
 from command.store.pool import Pool, open_pool
+from command.store.segments import SegmentDrain
 from command.store.town import Town, sync_town
 from command.store.writer import SpoolWriter
 from command.web.app import create_app
@@ -132,6 +133,7 @@ async def main(settings: Settings, stop: asyncio.Event) -> None:
     answers = Answers(settings.database_url, broker, answers_spool, clock)
     relay = OutboxRelay(settings.database_url, broker, clock)
     writer = SpoolWriter(settings.database_url, settings.spools, town, decide, bell=bell, clock=clock)
+    segments = SegmentDrain(settings.database_url, settings.spools)
     names = ["media", *(() if settings.mqtt_url else ("broker",))]
 
     def spools() -> list[SpoolDepth]:
@@ -156,6 +158,7 @@ async def main(settings: Settings, stop: asyncio.Event) -> None:
         async with WebServer(create_app(state), settings.host, settings.port):
             jobs = [
                 asyncio.create_task(writer.run(), name="spool-writer"),
+                asyncio.create_task(segments.run(), name="segment-drain"),
                 asyncio.create_task(relay.run(), name="outbox-relay"),
                 asyncio.create_task(answers.run(), name="answers"),
                 asyncio.create_task(tables.follow(), name="town-tables"),

@@ -35,6 +35,8 @@ from ingest.fanout import Fanout
 from ingest.health import CameraState, StreamHealth
 from ingest.link import CameraLink
 from ingest.machine import Limit, Need, UdpDrops, limits
+from ingest.recording import SPOOL_KIND, Fact, RecordedStream, Recorder, RecordingAlarm, Retention
+from ingest.recording.alarm_events import AlarmEvents
 from ingest.spool import Spool
 from ingest.state_log import StateLog
 from ingest.tap import TapServer
@@ -46,6 +48,8 @@ LATEST_REPORT_S = 1.0
 LIMITS_EVERY_S = 10.0
 FOLLOW_EVERY_S = 0.25  # one stat(2) in memory
 TEARDOWN_WITHIN_S = 1.5  # for all sessions together
+EVENT_BEFORE_S = 10.0  # footage around an event that is kept with it
+EVENT_AFTER_S = 30.0
 NOT_LOST = (CameraState.LIVE, CameraState.CONNECTING, CameraState.WAITING, CameraState.STOPPED)
 STREAMS: tuple[StreamName, ...] = ("main", "sub")
 
@@ -61,6 +65,7 @@ class Worker:
         self._settings = settings
         self._clock = SystemClock()
         self._spool = Spool(settings.spools / f"{name}.spool", bell=Bell(settings.run / "store.bell"))
+        self._epoch = next_epoch(settings.spools / f"{name}.epoch")
         self._watcher = Watcher(
             self._cameras.values(),
             emit=self._emit,
@@ -68,7 +73,7 @@ class Worker:
             evidence=EvidenceStore(settings.evidence),
             pictures=LastPictures(settings.pictures),
             open_events=settings.spools / f"{name}.open.json",
-            epoch=next_epoch(settings.spools / f"{name}.epoch"),
+            epoch=self._epoch,
             timezone=town.streams.zone_info,
             clock=self._clock,
             options=WatchOptions(quiet_every_s=settings.look_every_s),
@@ -78,6 +83,16 @@ class Worker:
         workers = len(set(town.workers.values()))
         self._gate = ConnectGate(max(4, 16 // workers), max(2, 8 // workers)) if workers else ConnectGate()
         self._links: dict[tuple[str, str], CameraLink] = {}
+        self._recorder = Recorder(
+            (),
+            town.streams.recording,
+            emit_fact=self._emit_recorded,
+            clock=self._clock,
+            home=settings.home,
+            zone=town.streams.zone_info,
+            retention_of=self._retention,
+        )
+        self._alarms = AlarmEvents(settings.spools / f"{name}.alarms.json", self._epoch, self._emit, self._clock.now)
         self._udp_drops = UdpDrops()
         self._limits: list[Limit] = []
         self._limits_s = float("-inf")
@@ -101,13 +116,32 @@ class Worker:
             transport=camera.transport,
             on_state=self._on_state,
         )
+        if camera.records(stream):
+            self._recorder.add(RecordedStream(camera.id, stream, link.fanout))
         link.start()
         if stream == analysed_stream(camera):
             self._watcher.join(camera.id, link.fanout)
 
     async def _shut(self, camera_id: str, stream: StreamName) -> None:
         if (link := self._links.pop((camera_id, stream), None)) is not None:
+            self._recorder.remove(camera_id, stream)
             await link.stop()
+
+    def _follow_record(self, camera: Camera) -> None:
+        """Record what the changed camera's entry says, without touching its sessions."""
+        for stream in STREAMS:
+            link = self._links.get((camera.id, stream))
+            if link is not None and camera.records(stream):
+                self._recorder.add(RecordedStream(camera.id, stream, link.fanout))
+            else:
+                self._recorder.remove(camera.id, stream)
+
+    def _retention(self, camera_id: str, stream: str) -> Retention:
+        """What streams.yaml says of any camera of the town; called from the recorder's threads."""
+        for camera in self._town.streams.cameras:
+            if camera.id == camera_id:
+                return camera.retention if stream == "main" else camera.retention_sub
+        return Retention()
 
     def _add(self, camera: Camera) -> None:
         self._cameras[camera.id] = camera
@@ -131,6 +165,7 @@ class Worker:
             if (before.url(stream), before.transport) != (camera.url(stream), camera.transport):
                 await self._shut(camera.id, stream)
                 self._open(camera, stream)
+        self._follow_record(camera)
         link = self._links.get((camera.id, analysed_stream(camera)))
         if link is not None and analysed_stream(before) != analysed_stream(camera):
             self._watcher.join(camera.id, link.fanout)
@@ -160,9 +195,20 @@ class Worker:
 
     def _emit(self, event: Event) -> None:
         self._spool.put("event", event.model_dump_json())
+        if event.camera_id is not None and event.state != "updated" and event.code.startswith("5."):
+            end = event.ended_at or event.started_at
+            start_s, end_s = event.started_at.timestamp() - EVENT_BEFORE_S, end.timestamp() + EVENT_AFTER_S
+            self._recorder.keep_soon(event.camera_id, start_s, end_s, "event")
         if event.state != "updated":
             facts = {"camera": event.camera_id, "code": event.code, "state": event.state, "id": str(event.id)}
             log.info("event", extra=facts)
+
+    def _emit_recorded(self, fact: Fact) -> None:
+        """What the recorder tells, from its threads: durable when this returns."""
+        if isinstance(fact, RecordingAlarm):
+            self._alarms.tell(fact)
+        else:
+            self._spool.put(SPOOL_KIND, fact.model_dump_json())
 
     def _on_state(self, health: StreamHealth) -> None:
         self._changed.set()
@@ -179,6 +225,7 @@ class Worker:
     def _analysis(self) -> dict[str, Any]:
         return {
             "cameras": self._watcher.stats(),
+            "recording": self._recorder.stats(),
             "untold_events": self._watcher.untold_events,
             "cpu_s": time.process_time(),
             "threads": {thread.name: thread.native_id for thread in threading.enumerate()},  # for top -H and the bench
@@ -229,6 +276,7 @@ class Worker:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Pull, watch and tell until `stop`."""
+        await self._recorder.start()
         await self._watcher.start()
         tap = TapServer(self._settings.tap_socket(self._name), self._fanout)
         await tap.start()
@@ -250,10 +298,12 @@ class Worker:
         began_s = self._clock.monotonic_s()
         links = [asyncio.create_task(link.stop()) for link in self._links.values()]
         watcher = asyncio.create_task(self._watcher.stop())
+        recorder = asyncio.create_task(self._recorder.stop())
         if links:
             await asyncio.wait(links, timeout=TEARDOWN_WITHIN_S)
         torn_s = self._clock.monotonic_s() - began_s
         await watcher
+        await recorder
         await asyncio.to_thread(self._spool.close)
         facts = {"torn_down_s": round(torn_s, 2), "ended_s": round(self._clock.monotonic_s() - began_s, 2)}
         log.info("ended", extra={**facts, "cut_short": sum(not link.done() for link in links)})

@@ -25,7 +25,6 @@ from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
 from ingest.access_unit import AccessUnit
-from ingest.errors import GridwatchError
 from ingest.recording.facts import Fact, SegmentClosed
 from ingest.recording.files import Files
 from ingest.recording.layout import OPEN
@@ -292,7 +291,7 @@ class Disk:
             fact, marker = self._untold[0]
             try:
                 self._tell(fact)
-            except GridwatchError as error:
+            except Exception as error:  # whatever the spool's trouble is: the fact waits, the flusher lives
                 self.untold_facts = len(self._untold)
                 log.error("a segment waits for the index", extra={"segment": fact.path, "why": str(error)})
                 return

@@ -1,8 +1,8 @@
 """Reading back what `fmp4` wrote: box by box, up to the first thing that is not whole. Takes hostile bytes.
 
 What lies behind the last whole fragment is torn (a kill, a power loss) and is to be cut off. Whole means: the boxes are
-complete and each sample is a chain of lengths that ends exactly where the sample does, so blocks of zeros that a power
-loss leaves are found too.
+complete, each sample is a chain of lengths that ends exactly where the sample does, and there are no blocks of zeros,
+which a power loss may leave in a file that has its full length.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from ingest.access_unit import Codec
 from ingest.recording.fmp4 import ABOUT_UUID, LOST_UUID, TIMESCALE, shown_for
 
 _NTP_EPOCH_S = 2_208_988_800
+_LOST_BLOCK = bytes(512)
 _MAX_HEAD_BYTES = 1 << 20
 _MAX_FRAGMENT_BYTES = 256 << 20
 
@@ -151,6 +152,9 @@ def read_fragment(file: BinaryIO, at: int) -> tuple[Fragment, bytes] | None:
 
 
 def _chains_close(fragment: Fragment, data: bytes) -> bool:
+    # No NAL unit holds more than two zeros in a row (emulation prevention) or ends with them; lost blocks do.
+    if data.find(_LOST_BLOCK, fragment.samples_at) >= 0 or data.endswith(b"\0\0"):
+        return False
     at = fragment.samples_at
     for size in fragment.sizes:
         end = at + size

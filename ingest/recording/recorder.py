@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -43,6 +44,7 @@ STALLED_S = 5.0
 FLUSH_STALLED_S = 20.0
 FRESH_S = 5.0
 _STOP_S = 3.0
+_RETELL_S = 1.0
 _RATE_EVERY_S = 5.0
 
 
@@ -89,6 +91,7 @@ class Recorder:
         self._task: asyncio.Task[None] | None = None
         self._side = ThreadPoolExecutor(max_workers=1, thread_name_prefix="recording facts")
         self._recovery = ThreadPoolExecutor(max_workers=len(self._disks), thread_name_prefix="recording recovery")
+        self._stopping = threading.Event()
         self._marks = ThreadPoolExecutor(max_workers=1, thread_name_prefix="recording marks")
         self._alarms: dict[tuple[str, str], float] = {}
         self._budget_bytes = BUDGET_FLOOR_BYTES
@@ -172,6 +175,7 @@ class Recorder:
         for recorder in self._streams.values():
             recorder.finish(self._clock.monotonic_s(), self._may_queue, jobs)
         self._hand_over(jobs)
+        self._stopping.set()
         for disk in self._disks:
             disk.stop()
         ended = await asyncio.gather(*(asyncio.to_thread(disk.join, _STOP_S) for disk in self._disks))
@@ -297,10 +301,13 @@ class Recorder:
         """Facts of the event loop: durable in a thread of their own, so that no hung disk keeps them back."""
 
         def tell() -> None:
-            try:
-                self._emit_fact(fact)
-            except GridwatchError as error:
-                log.error("a recording fact was not stored", extra={"fact": fact.fact, "why": str(error)})
+            while True:
+                try:
+                    return self._emit_fact(fact)
+                except Exception as error:  # the spool is in trouble: facts wait for it, in order
+                    log.error("a recording fact waits", extra={"fact": fact.fact, "why": str(error)})
+                    if self._stopping.wait(_RETELL_S):
+                        return None
 
         self._side.submit(tell)
 

@@ -25,7 +25,6 @@ from typing import Literal
 from zoneinfo import ZoneInfo
 
 from ingest.clock import Clock
-from ingest.errors import GridwatchError
 from ingest.recording.facts import Fact, RecordingAlarm, SegmentClosed, SegmentKey, SegmentsRemoved
 from ingest.recording.files import Files
 from ingest.recording.layout import CLOSED, KEEP, KEEPER_LOCK, OWN, USAGE, day_of, is_day, key_of, path_of
@@ -204,8 +203,8 @@ class Keeper:
                 if self._is_keeper():
                     self.sweep()
                     self.save()
-            except (OSError, GridwatchError) as error:
-                log.error("retention stopped for now", extra={"folder": str(self.root), "why": str(error)})
+            except Exception:  # disk or spool in trouble: nothing was deleted untold, and the next pass tries again
+                log.exception("retention stopped for now", extra={"folder": str(self.root)})
             self._wake.wait(EVERY_S)
             self._wake.clear()
         if self._lock_fd is not None:

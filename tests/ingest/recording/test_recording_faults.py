@@ -155,7 +155,8 @@ async def test_a_full_disk_is_said_and_recovered_from(clips: ClipLibrary, tmp_pa
             recording(town, home, settings, files=lambda _: QuotaFiles(home, size) if quota else Files()) as running,
         ):
             await until(lambda: ("disk_full", "opened") in running.told.alarms)
-            assert running.recorder.stats()["not_fresh"]
+            await until(lambda: all(running.recorder._streams[f"c{n}", "main"].gap_open for n in range(2)))
+            assert running.recorder.stats()["not_fresh"] == ["c0/main", "c1/main"]
             filler.unlink()
             before = [running.recorded(f"c{n}") for n in range(2)]
             await until(lambda: all(running.recorded(f"c{n}") > before[n] + 40 for n in range(2)))
