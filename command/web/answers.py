@@ -36,6 +36,7 @@ STATUS: dict[str, int] = {
     "web.too_large": 413,
     "web.not_sdp": 415,
     "web.bad_request": 422,
+    "web.bad_span": 422,
     "store.bad_cursor": 422,
     "web.database_away": 503,
     "web.media_away": 503,

@@ -15,7 +15,7 @@ from command.web.answers import Problem, answer_errors
 from command.web.guard import BODY_BYTES, Guard
 from command.web.live import LiveHub
 from command.web.rights import RightedFiles, refuse_undeclared, right
-from command.web.routes import cameras, cases, events, grids, live, probes, tasks, whep
+from command.web.routes import cameras, cases, events, grids, health_history, live, probes, tasks, whep
 from command.web.state import AppState
 
 STATIC = Path(__file__).parent / "static"
@@ -54,7 +54,7 @@ def create_app(state: AppState) -> FastAPI:
     app.state.gridwatch = state
     app.state.live = hub
     answer_errors(app)
-    for module in (cameras, whep, grids, events, cases, tasks, live, probes):
+    for module in (cameras, health_history, whep, grids, events, cases, tasks, live, probes):
         app.include_router(module.router, max_body_size=BODY_BYTES)
 
     @app.get("/openapi.json", include_in_schema=False, dependencies=[right("api.describe")])

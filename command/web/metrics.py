@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Metric, generate_latest
@@ -67,6 +67,7 @@ class Scrape(Collector):
             "frames": ("Access units received", "frames"),
             "received_bytes": ("Media bytes received", "bytes"),
             "lost_packets": ("RTP packets lost on the way", "lost_packets"),
+            "gaps": ("Places where packets are missing", "gaps"),
             "reconnects": ("Sessions opened again", "reconnects"),
             "dropped_units": ("Access units that slow readers lost", "dropped_units"),
         }
@@ -75,10 +76,41 @@ class Scrape(Collector):
             for stream in self.health:
                 family.add_metric([stream.camera_id, stream.stream], getattr(stream, field))
             yield family
-        live = GaugeMetricFamily("gridwatch_stream_live", "1 while frames arrive", labels=labels)
+        live_text = "1 while frames arrive and, where they are recorded, the newest footage is fresh"
+        live = GaugeMetricFamily("gridwatch_stream_live", live_text, labels=labels)
         for stream in self.health:
-            live.add_metric([stream.camera_id, stream.stream], float(stream.state is CameraState.LIVE))
+            live.add_metric([stream.camera_id, stream.stream], float(stream.is_live))
         yield live
+        yield from self._measures()
+        faults = GaugeMetricFamily("gridwatch_stream_fault", "1 for each fault of a stream", labels=[*labels, "fault"])
+        for stream in self.health:
+            for fault in stream.faults:
+                name = fault.code.removeprefix("health.")
+                faults.add_metric([stream.camera_id, stream.stream, name], 1.0)
+        yield faults
+
+    def _measures(self) -> Iterator[Metric]:
+        """What is measured of each stream; a stream of which it is unknown has no sample."""
+        measures: dict[str, tuple[str, Callable[[StreamHealth], float | None]]] = {
+            "fps": ("Frames a second over the last seconds", lambda one: one.fps),
+            "bitrate_bps": ("Media bits a second over the last seconds", lambda one: one.bitrate_bps),
+            "gop_seconds": ("Between the last two keyframes", lambda one: one.gop_s),
+            "jitter_seconds": (
+                "Smoothed deviation of arrivals from media time",
+                lambda one: None if one.jitter_ms is None else one.jitter_ms / 1000,
+            ),
+            "clock_offset_seconds": ("The camera's clock minus the server's", lambda one: one.clock_offset_s),
+            "last_frame_timestamp_seconds": (
+                "When the newest frame was taken, Unix time",
+                lambda one: None if one.last_frame_at is None else one.last_frame_at.timestamp(),
+            ),
+        }
+        for name, (text, measure) in measures.items():
+            family = GaugeMetricFamily(f"gridwatch_stream_{name}", text, labels=["camera", "stream"])
+            for stream in self.health:
+                if (value := measure(stream)) is not None:
+                    family.add_metric([stream.camera_id, stream.stream], value)
+            yield family
 
     def _waiting(self) -> Iterator[Metric]:
         rows = GaugeMetricFamily("gridwatch_spool_rows", "Rows on disk that wait for the database", labels=["spool"])

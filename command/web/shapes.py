@@ -55,12 +55,15 @@ class CameraHealth(Shape):
     reason_code: str | None
     reason_zh: str | None
     reason_en: str | None
+    faults: list[str] = Field(default=[], description="codes of what is wrong beside the state, of any stream")
 
 
 class StreamShape(StreamHealth):
-    """A stream's health with its reason in the caller's language. Facts hold no credentials."""
+    """A stream's health with sentences in the caller's language. Facts hold no credentials."""
 
     reason: str | None = None
+    last_error: str | None = Field(default=None, description="why it was not live the last time")
+    fault_sentences: list[str] = Field(default=[], description="one for each of `faults`")
 
 
 class CameraShape(Shape):

@@ -11,7 +11,7 @@ from fastapi import APIRouter, Header, Response
 from starlette.datastructures import Headers
 
 from command.store import queries
-from command.web.camera_health import by_camera, camera_states, reason
+from command.web.camera_health import by_camera, camera_states, fault_sentences, last_error, reason
 from command.web.reach import Connection, Lang, State
 from command.web.rights import right
 from command.web.shapes import CameraDetail, CameraHealth, CameraShape, Page, StreamShape
@@ -51,7 +51,15 @@ async def read_camera(camera_id: str, conn: Connection, state: State, lang: Lang
 
 
 def _streams(streams: Sequence[StreamHealth], lang: str) -> list[StreamShape]:
-    return [StreamShape(**stream.model_dump(), reason=reason(stream, lang)) for stream in streams]
+    return [
+        StreamShape(
+            **stream.model_dump(),
+            reason=reason(stream, lang),
+            last_error=last_error(stream, lang),
+            fault_sentences=fault_sentences(stream, lang),
+        )
+        for stream in streams
+    ]
 
 
 @router.get(
