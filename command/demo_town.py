@@ -25,6 +25,7 @@ from ingest.simulate.recipe import DEMO_SET
 from ingest.streams import load_streams
 
 SIMULATED_USER = "demo"
+DEMO_RECORDINGS_GB = 2
 
 
 def free_port(host: str, wanted: int) -> int:
@@ -78,7 +79,9 @@ class DemoTown:
         document = yaml.load(self._source.read_text(encoding="utf-8"))
         chosen = {camera.id for camera in self.cameras}
         document["cameras"] = [camera for camera in document["cameras"] if camera["id"] in chosen]
+        document["recording"] = {"max_gb": DEMO_RECORDINGS_GB, "segment_s": 20}
         for camera in document["cameras"]:
+            camera["record"] = "sub" if "sub" in camera else "main"  # a demo must not write 48 MB/s to a stranger's disk
             for stream in ("main", "sub"):
                 if stream in camera:
                     path = urlsplit(camera[stream]).path
