@@ -81,7 +81,8 @@ class DemoTown:
         document["cameras"] = [camera for camera in document["cameras"] if camera["id"] in chosen]
         document["recording"] = {"max_gb": DEMO_RECORDINGS_GB, "segment_s": 20}
         for camera in document["cameras"]:
-            camera["record"] = "sub" if "sub" in camera else "main"  # a demo must not write 48 MB/s to a stranger's disk
+            # The main streams would write 48 MB/s to a stranger's disk.
+            camera["record"] = "sub" if "sub" in camera else "main"
             for stream in ("main", "sub"):
                 if stream in camera:
                     path = urlsplit(camera[stream]).path

@@ -113,7 +113,7 @@ async def test_page_of_the_running_demo_and_a_clean_end(demo: Demo, open_page: O
     demo.process.send_signal(signal.SIGINT)
     async with asyncio.timeout(30):
         assert await demo.process.wait() == 0
-    gone, alive = psutil.wait_procs(children, timeout=5)
+    _, alive = psutil.wait_procs(children, timeout=5)
     assert not alive, alive
     said = demo.log.read_text()
     assert "Traceback" not in said, said[max(0, said.index("Traceback") - 200) :][:3000]
