@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import MutableMapping
 from typing import Any
 
 import structlog
@@ -12,8 +13,13 @@ import structlog
 def set_up_logs(process: str, level: int = logging.INFO) -> None:
     """Send this process's logs to stderr: coloured on a terminal, JSON otherwise. Once a process, at its start."""
     terminal = sys.stderr.isatty()
+
+    def name_process(_: Any, __: str, record: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        record["process"] = process  # not a context variable: threads inherit none
+        return record
+
     shared: list[Any] = [
-        structlog.contextvars.merge_contextvars,
+        name_process,
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.stdlib.ExtraAdder(),
@@ -35,4 +41,3 @@ def set_up_logs(process: str, level: int = logging.INFO) -> None:
     for chatty in ("amqtt", "transitions", "aioice", "aiortc", "mqtt", "uvicorn", "httpx", "httpcore"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
-    structlog.contextvars.bind_contextvars(process=process)
