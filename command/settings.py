@@ -81,6 +81,7 @@ class Settings:
     lang: str = "zh"
     timezone: str = "Asia/Shanghai"
     look_every_s: float = 4.0  # a camera where nothing moves is looked at this often
+    loss_after_s: float = 30.0  # a camera without a picture for so long is an event
     workers: int | None = None  # ingest workers; None: by the number of cores
 
     @classmethod
@@ -103,6 +104,7 @@ class Settings:
             "lang": env.get("GRIDWATCH_LANG", "zh"),
             "timezone": env.get("GRIDWATCH_TIMEZONE", "Asia/Shanghai"),
             "look_every_s": _seconds("GRIDWATCH_LOOK_EVERY_S", "4"),
+            "loss_after_s": _seconds("GRIDWATCH_LOSS_AFTER_S", "30"),
             "workers": _workers(env.get("GRIDWATCH_WORKERS") or None),
         }
         try:
@@ -129,6 +131,7 @@ class Settings:
             "GRIDWATCH_WORKERS": str(self.workers or ""),
             "GRIDWATCH_TIMEZONE": self.timezone,
             "GRIDWATCH_LOOK_EVERY_S": f"{self.look_every_s:g}",
+            "GRIDWATCH_LOSS_AFTER_S": f"{self.loss_after_s:g}",
         }
 
     @property

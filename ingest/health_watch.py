@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
+from ingest.access_unit import StreamName
 from ingest.clock import Clock
 from ingest.damping import Damper
 from ingest.event import Event
@@ -37,8 +38,8 @@ from ingest.ongoing_event import OngoingEvent
 LOSS_CODE = "2.1"
 ABNORMAL_CODE = "5.11"
 LOSS_PRIORITY = 2
-Newest = Callable[[str, str], datetime | None]
-"""(camera, stream) -> the end of its newest footage on disk, None where nothing is recorded (yet)."""
+Fresh = Callable[[str, StreamName], bool | None]
+"""(camera, stream) -> whether its newest footage is of now and on a disk that works; None where nothing is recorded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,8 @@ class HealthLimits:
     clock_unknown_s: float = 366 * 86_400.0  # a camera that counts from another epoch tells nothing about its clock
     timestamps_after_s: float = 30.0
     standing_rate: float = 0.1  # seconds of media time a second
-    footage_stale_s: float = 90.0
+    footage_stale_s: float = 15.0  # or two GOPs: a segment begins at a keyframe
+    footage_unknown_gop_s: float = 60.0
 
 
 @dataclass
@@ -72,11 +74,12 @@ class _Stream:
     live_at: datetime | None = None
     standing_since_s: float | None = None
     standing_at: datetime | None = None
+    stale_since_s: float | None = None
     faults: dict[str, Fault] = field(default_factory=dict)
 
 
 class CameraHealthWatch:
-    """One camera's streams. `newest_segment_at`: see `Newest`."""
+    """One camera's streams. `is_fresh`: see `Fresh`."""
 
     def __init__(
         self,
@@ -84,11 +87,11 @@ class CameraHealthWatch:
         clock: Clock,
         epoch: int,
         limits: HealthLimits | None = None,
-        newest_segment_at: Newest | None = None,
+        is_fresh: Fresh | None = None,
     ) -> None:
         self._limits = limits or HealthLimits()
         self._clock = clock
-        self._newest_segment_at = newest_segment_at
+        self._is_fresh = is_fresh
         self._damper = Damper(self._limits.settled_s, self._limits.most_settled_s, self._limits.calm_s)
         self._loss = OngoingEvent(LOSS_CODE, camera_id, epoch, LOSS_PRIORITY)
         self._loss_told_s = 0.0
@@ -148,7 +151,7 @@ class CameraHealthWatch:
             else:
                 known.down_s += passed_s
         self._find_standing(known, health, now_s, at)
-        self._find_faults(known, health, at)
+        self._find_faults(known, health, at, now_s)
 
     def _stopped_at(self, health: StreamHealth, at: datetime) -> datetime:
         """When the last frame came, where that is near; a stall is noticed seconds later."""
@@ -166,7 +169,7 @@ class CameraHealthWatch:
         elif known.standing_since_s is None:
             known.standing_since_s, known.standing_at = now_s, at
 
-    def _find_faults(self, known: _Stream, health: StreamHealth, at: datetime) -> None:
+    def _find_faults(self, known: _Stream, health: StreamHealth, at: datetime, now_s: float) -> None:
         limits = self._limits
         facts: dict[str, dict[str, str]] = {}
         if known.lost_since_s is not None and known.down_s >= limits.loss_after_s:
@@ -178,14 +181,26 @@ class CameraHealthWatch:
                 facts[CLOCK_OFF] = {"offset_s": f"{offset_s:+.1f}", "limit_s": f"{limits.clock_off_s:g}"}
         if known.standing_since_s is not None and self._stands(known):
             facts[TIMESTAMPS_STALLED] = {"rate": f"{health.media_rate or 0.0:.2f}"}
-        if self._newest_segment_at is not None and health.state is CameraState.LIVE:
-            newest_at = self._newest_segment_at(health.camera_id, health.stream)
-            if newest_at is not None and (at - newest_at).total_seconds() > limits.footage_stale_s:
-                facts[FOOTAGE_STALE] = {"stale_s": f"{(at - newest_at).total_seconds():.0f}"}
+        if (stale_s := self._stale_s(known, health, now_s)) is not None:
+            facts[FOOTAGE_STALE] = {"stale_s": f"{stale_s:.0f}"}
         known.faults = {
             code: Fault(code=code, facts=given, since=known.faults[code].since if code in known.faults else at)
             for code, given in facts.items()
         }
+
+    def _stale_s(self, known: _Stream, health: StreamHealth, now_s: float) -> float | None:
+        """For how long a live stream's footage has not been fresh, if that is too long."""
+        is_live = health.state is CameraState.LIVE
+        stream: StreamName = "sub" if health.stream == "sub" else "main"
+        if not is_live or self._is_fresh is None or self._is_fresh(health.camera_id, stream) is not False:
+            known.stale_since_s = None
+            return None
+        if known.stale_since_s is None:
+            known.stale_since_s = now_s
+        limits = self._limits
+        gop_s = limits.footage_unknown_gop_s / 2 if health.gop_s is None else health.gop_s
+        stale_s = now_s - known.stale_since_s
+        return stale_s if stale_s > max(limits.footage_stale_s, 2 * gop_s) else None
 
     def _stands(self, known: _Stream) -> bool:
         assert known.standing_since_s is not None
@@ -261,9 +276,9 @@ class HealthWatch:
         clock: Clock,
         epoch: int,
         limits: HealthLimits | None = None,
-        newest_segment_at: Newest | None = None,
+        is_fresh: Fresh | None = None,
     ) -> None:
-        self.newest_segment_at = newest_segment_at
+        self._is_fresh = is_fresh
         self._clock = clock
         self._epoch = epoch
         self._limits = limits or HealthLimits()
@@ -279,7 +294,7 @@ class HealthWatch:
             watch = self._cameras.get(camera_id)
             if watch is None:
                 watch = self._cameras[camera_id] = CameraHealthWatch(
-                    camera_id, self._clock, self._epoch, self._limits, self._newest
+                    camera_id, self._clock, self._epoch, self._limits, self._is_fresh
                 )
             events += watch.observe(its_streams)
         shown = []
@@ -296,6 +311,3 @@ class HealthWatch:
     def close(self, because: str = "stopped") -> list[Event]:
         """Close whatever is open."""
         return [event for watch in self._cameras.values() for event in watch.close(because)]
-
-    def _newest(self, camera_id: str, stream: str) -> datetime | None:
-        return self.newest_segment_at(camera_id, stream) if self.newest_segment_at is not None else None

@@ -27,6 +27,7 @@ from command.dispatch.decide import decide
 from command.dispatch.outbox import OutboxRelay
 from command.dispatch.topics import SERVICE
 from command.grids import Grids
+from command.health_history import HealthHistory
 from command.processes.child import beat, every, run_child
 from command.settings import Settings
 from command.store.pool import Pool, open_pool
@@ -161,6 +162,7 @@ async def main(settings: Settings, stop: asyncio.Event) -> None:
                 asyncio.create_task(segments.run(), name="segment-drain"),
                 asyncio.create_task(relay.run(), name="outbox-relay"),
                 asyncio.create_task(answers.run(), name="answers"),
+                asyncio.create_task(HealthHistory(pool, reports.health, clock).run(), name="health-history"),
                 asyncio.create_task(tables.follow(), name="town-tables"),
                 asyncio.create_task(stop.wait(), name="stop"),
                 asyncio.create_task(

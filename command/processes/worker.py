@@ -33,6 +33,7 @@ from ingest.connect_gate import ConnectGate
 from ingest.event import Event
 from ingest.fanout import Fanout
 from ingest.health import CameraState, StreamHealth
+from ingest.health_watch import HealthLimits, HealthWatch
 from ingest.link import CameraLink
 from ingest.machine import Limit, Need, UdpDrops, limits
 from ingest.recording import SPOOL_KIND, Fact, RecordedStream, Recorder, RecordingAlarm, Retention
@@ -93,6 +94,9 @@ class Worker:
             retention_of=self._retention,
         )
         self._alarms = AlarmEvents(settings.spools / f"{name}.alarms.json", self._epoch, self._emit, self._clock.now)
+        self._health = HealthWatch(
+            self._clock, self._epoch, HealthLimits(loss_after_s=settings.loss_after_s), self._recorder.fresh
+        )
         self._udp_drops = UdpDrops()
         self._limits: list[Limit] = []
         self._limits_s = float("-inf")
@@ -154,6 +158,7 @@ class Worker:
         for stream in STREAMS:
             await self._shut(camera_id, stream)
         del self._cameras[camera_id]
+        self._watcher.tell(self._health.forget(camera_id))
         self._state_log.forget(camera_id)
 
     async def _replace(self, camera: Camera) -> None:
@@ -244,7 +249,8 @@ class Worker:
         return self._limits
 
     def _report(self) -> None:
-        healths = [link.health() for link in self._links.values()]
+        healths, events = self._health.observe([link.health() for link in self._links.values()])
+        self._watcher.tell(events)
         machine = self._look_at_machine()
         body = report_body(self._name, healths, self._analysis(), machine, self._town.generation)
         beat(self._settings.run / f"{self._name}.json", body)
@@ -297,6 +303,7 @@ class Worker:
         """Every session torn down and every event closed, as far as that is to be had in bounded time."""
         began_s = self._clock.monotonic_s()
         links = [asyncio.create_task(link.stop()) for link in self._links.values()]
+        self._watcher.tell(self._health.close())
         watcher = asyncio.create_task(self._watcher.stop())
         recorder = asyncio.create_task(self._recorder.stop())
         if links:

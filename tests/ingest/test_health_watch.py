@@ -207,16 +207,21 @@ def test_timestamps_that_stand_still_are_told_apart_from_loss(bench: Bench) -> N
 
 
 def test_live_needs_fresh_footage_where_something_is_recorded() -> None:
-    newest: list[datetime | None] = [None]
-    bench = Bench(newest_segment_at=lambda camera, stream: newest[0])
-    bench.run(5)
+    fresh: list[bool | None] = [None]
+    bench = Bench(is_fresh=lambda camera, stream: fresh[0])
+    bench.run(30)
     assert bench.codes() == [] and bench.shown[0].is_live
-    newest[0] = bench.clock.now()
-    assert bench.run(89) == [] and bench.shown[0].is_live
-    bench.run(5)
+    fresh[0] = True
+    bench.run(30)
+    fresh[0] = False
+    assert bench.run(15, gop_s=2.0) == []
+    assert bench.codes() == []
+    assert bench.run(5, gop_s=2.0) == []
     assert bench.codes() == ["health.footage_stale"]
     assert bench.shown[0].state is LIVE and not bench.shown[0].is_live
-    newest[0] = bench.clock.now()
+    bench.run(1, gop_s=30.0)
+    assert bench.codes() == []  # a segment begins at a keyframe
+    fresh[0] = True
     bench.run(1)
     assert bench.shown[0].is_live
 
