@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import itertools
+import os
 import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import psycopg
 import pytest
 
 from command.store.embedded import EmbeddedPostgres
 from command.store.migrate import migrate
+
+# CI tries the same examples each time, so that it fails for what a change did; the long tier looks for new ones.
+hypothesis.settings.register_profile("ci", derandomize=True)
+hypothesis.settings.register_profile("long")
+hypothesis.settings.load_profile("long" if os.environ.get("GRIDWATCH_TEST_LONG") else "ci")
 
 pytest_plugins = ("tests.faults.proxy", "tests.browser")
 

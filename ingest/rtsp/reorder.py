@@ -37,6 +37,7 @@ class ReorderWindow:
         sequence = packet[2] << 8 | packet[3]
         if sequence == self._next or self._next < 0:
             self._next = (sequence + 1) & 0xFFFF
+            self._old_run = 0  # the sender goes on: what was old were duplicates, not a new beginning
             self._deliver(packet, 0, size)
             if self._held:
                 self._release_run(now_s)

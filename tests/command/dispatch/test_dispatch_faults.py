@@ -132,6 +132,8 @@ async def test_broker_killed_while_tasks_are_sent_and_a_device_away(
     for number in range(10):
         await happen(dispatch.conninfo, events(4 * number, 4))
         if number == 3:
+            two_each = lambda: all(len(device.tasks) >= 2 for device in devices[:2])  # noqa: E731
+            await until(two_each, "two devices have two tasks each", 20)
             await broker_process.kill()
         if number == 6:
             for device in devices[:2]:  # answers given while there is no broker

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ingest.rtsp.reorder import WAIT_S, WINDOW, ReorderWindow
@@ -18,6 +18,7 @@ class Delivered:
         self.window.add(rtp(b"x", number, 0), now_s)
 
 
+@example(first=0, lost=set(), late_by={}, doubled={172, 173, 174})
 @settings(max_examples=150, deadline=None)
 @given(
     st.integers(0, 65_535),
