@@ -7,6 +7,8 @@ import random
 import time
 from collections.abc import Callable
 
+import pytest
+
 from ingest.clock import SystemClock
 from ingest.connect_gate import ConnectGate
 from ingest.event import Event
@@ -15,6 +17,7 @@ from ingest.health_watch import HealthLimits, HealthWatch
 from ingest.link import CameraLink
 from ingest.secret import SecretUrl
 from ingest.simulate import Fault, FaultKind, SimCamera, SimulatedTown
+from ingest.simulate.feed import Feed
 
 CAMERAS = ("well", "plug", "froze", "jumpy", "lossy", "late", "still")
 QUICK = HealthLimits(loss_after_s=4.0, settled_s=1.0, timestamps_after_s=4.0)
@@ -92,3 +95,25 @@ async def test_each_fault_shows_as_itself() -> None:
             assert shown["plug"].last_error_code == "camera.refused" and shown["plug"].is_live
         finally:
             await asyncio.gather(*(link.stop() for link in links))
+
+
+async def test_timestamps_that_stand_still_on_the_wire(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every packet of a real session carries one RTP time: the link stays live, and the watch says what is wrong."""
+    monkeypatch.setattr(Feed, "_rtp_time", lambda feed, unit: 4711)
+    clock = SystemClock()
+    watch = HealthWatch(clock, 1, HealthLimits(timestamps_after_s=1.0))
+    async with SimulatedTown(cameras=[SimCamera("c-1", main="tiny", sub=None)]) as town:
+        link = CameraLink("c-1", "main", SecretUrl(town.url("c-1")), clock=clock, gate=ConnectGate())
+        link.start()
+        try:
+            told: list[Event] = []
+            async with asyncio.timeout(20):
+                while not told:
+                    [shown], told = watch.observe([link.health()])
+                    await asyncio.sleep(0.1)
+            assert [(event.code, event.attributes["kind"]) for event in told] == [("5.11", "timestamps_stalled")]
+            assert shown.state == "live" and [fault.code for fault in shown.faults] == ["health.timestamps_stalled"]
+            assert shown.fps is not None and shown.fps > 20
+            assert shown.media_rate is not None and shown.media_rate < 0.01
+        finally:
+            await link.stop()
