@@ -16,7 +16,6 @@ import asyncio
 import logging
 import threading
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -26,6 +25,7 @@ from ingest.access_unit import StreamName
 from ingest.clock import Clock
 from ingest.errors import GridwatchError
 from ingest.fanout import Fanout
+from ingest.recording.aside import Aside
 from ingest.recording.disk import Disk, Job
 from ingest.recording.facts import Fact, Gap, RecordingAlarm, SegmentClosed
 from ingest.recording.files import Files
@@ -89,10 +89,9 @@ class Recorder:
         for stream in streams:
             self.add(stream)
         self._task: asyncio.Task[None] | None = None
-        self._side = ThreadPoolExecutor(max_workers=1, thread_name_prefix="recording facts")
-        self._recovery = ThreadPoolExecutor(max_workers=len(self._disks), thread_name_prefix="recording recovery")
+        self._side = Aside("recording facts")
         self._stopping = threading.Event()
-        self._marks = ThreadPoolExecutor(max_workers=1, thread_name_prefix="recording marks")
+        self._marks = Aside("recording marks")
         self._alarms: dict[tuple[str, str], float] = {}
         self._budget_bytes = BUDGET_FLOOR_BYTES
         self._rated_s = 0.0
@@ -161,7 +160,7 @@ class Recorder:
         """Begin to record; returns at once, even if a disk hangs."""
         for disk in self._disks:
             disk.start()
-            self._recovery.submit(self._recover, disk)
+            threading.Thread(target=self._recover, args=(disk,), name="recording recovery", daemon=True).start()
         self._keepers.start()
         self._task = asyncio.create_task(self._run(), name="recording")
 
@@ -178,12 +177,11 @@ class Recorder:
         self._stopping.set()
         for disk in self._disks:
             disk.stop()
-        ended = await asyncio.gather(*(asyncio.to_thread(disk.join, _STOP_S) for disk in self._disks))
-        await asyncio.to_thread(self._keepers.stop, 2.0)
+        joins = [asyncio.to_thread(disk.join, _STOP_S) for disk in self._disks]
+        *ended, _ = await asyncio.gather(*joins, asyncio.to_thread(self._keepers.stop, _STOP_S))
         if all(ended):
-            await asyncio.to_thread(self._side.shutdown)
-        self._marks.shutdown(wait=False)
-        self._recovery.shutdown(wait=False, cancel_futures=True)
+            await asyncio.to_thread(self._side.stop, 1.0)
+            await asyncio.to_thread(self._marks.stop, 1.0)
 
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()

@@ -16,6 +16,7 @@ import json
 import logging
 import os
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -172,10 +173,14 @@ class Keeper:
         self._thread.start()
 
     def stop(self, timeout_s: float) -> None:
-        """End, and leave the counts for the next start."""
+        """End, and leave the counts for the next start; a hung one is left behind."""
+        self.end()
+        self._thread.join(timeout_s)
+
+    def end(self) -> None:
+        """Ask it to end."""
         self._stopped = True
         self._wake.set()
-        self._thread.join(timeout_s)
 
     def keep(self, camera_id: str, start_us: int, end_us: int, kept_as: str) -> None:
         """A line in the list of each day that the time touches; appended in one write, synced."""
@@ -517,9 +522,12 @@ class Keepers:
             keeper.start()
 
     def stop(self, timeout_s: float) -> None:
-        """All threads; a hung one is left behind."""
+        """All threads, at once."""
+        until_s = time.monotonic() + timeout_s
         for keeper in self._all.values():
-            keeper.stop(timeout_s)
+            keeper.end()
+        for keeper in self._all.values():
+            keeper.stop(max(0.0, until_s - time.monotonic()))
 
     def wake(self, root: Path) -> None:
         """One folder needs room now."""

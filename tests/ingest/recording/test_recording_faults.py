@@ -10,6 +10,7 @@ import os
 import shutil
 import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -288,3 +289,17 @@ async def test_a_lost_index_is_rebuilt_and_every_damage_is_found(clips: ClipLibr
     report = Checker(rows, progress, ZONE, again=True, repair=True).run([root])
     assert sorted(report.findings) == [("no_row", paths[0]), ("sha256", paths[1])]
     assert decoded(root / paths[2]) == rows.known[paths[2]].frames
+
+
+async def test_a_hung_disk_does_not_keep_the_recorder_from_ending(clips: ClipLibrary, tmp_path: Path) -> None:
+    layer = HangingFiles()
+    async with SimulatedTown([SimCamera("c", scene="drawn")], clips=clips) as town:
+        async with recording(town, tmp_path, files=lambda _: layer) as running:
+            await until(lambda: running.recorded("c") > 20)
+            layer.goes_on.clear()
+            before = running.recorded("c")
+            await until(lambda: running.recorded("c") > before + 20)
+            began_s = time.monotonic()
+        assert time.monotonic() - began_s < 6
+    layer.goes_on.set()
+    assert not_closed(tmp_path / "recordings") or running.told.closed
