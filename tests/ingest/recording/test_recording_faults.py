@@ -70,7 +70,8 @@ async def test_kill_9_costs_less_than_a_second(clips: ClipLibrary, tmp_path: Pat
     told = Told()
     assert len(not_closed(root)) == 4
     close_left_open(root, ZONE, told, files=Files())
-    assert not_closed(root) == [] and len(told.closed) == 4
+    # a segment in which no fragment was complete yet is removed, not closed: its frames are counted below
+    assert not_closed(root) == [] and 1 <= len(told.closed) <= 4
     for camera, count in zip(cameras, sent, strict=True):
         files = sorted((root / camera.id).rglob("*.mp4"))
         found: list[int] = []
