@@ -43,7 +43,7 @@ from ingest.clock import SystemClock
 from ingest.spool import Spool
 from ingest.streams import Streams
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("command.processes.api")
 
 PART_SILENT_AFTER_S = 5.0
 FOLLOW_EVERY_S = 0.25

@@ -42,7 +42,7 @@ from ingest.spool import Spool
 from ingest.state_log import StateLog
 from ingest.tap import TapServer
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("command.processes.worker")
 
 SOONEST_REPORT_S = 0.2  # after the one before
 LATEST_REPORT_S = 1.0
