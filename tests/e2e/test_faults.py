@@ -63,7 +63,8 @@ def test_a_plug_is_pulled_and_the_picture_returns(live: tuple[SimulatorThread, L
     until(new_picture, 6.5, "a picture taken after the return")
     returned_s = time.monotonic() - back_s
     print(f"\n{kind.value}: noticed after {noticed_s:.2f} s, picture back after {returned_s:.2f} s")
-    assert noticed_s < 5.5 and returned_s < 5.5  # 5 s, and half a second for asking and a busy machine
+    # 5 s; a silent loss shows when the stall's 5 s are over, so asking and a busy machine get half a second more
+    assert noticed_s < (5.0 if kind is FaultKind.REFUSE else 5.5) and returned_s < 5.5
 
 
 async def test_database_and_broker_are_killed_and_nothing_is_lost_or_doubled(

@@ -125,9 +125,8 @@ async def test_picture_plays_with_the_right_content_and_leaving_ends_the_session
         assert all(abs(a - b) <= 25 for a, b in zip(facts["look"]["colour"], (200, 40, 60), strict=True)), facts["look"]
         numbers = [shown["number"] for shown in facts["shown"]]
         steps = [(b - a) % 100 for a, b in itertools.pairwise(numbers)][-60:]
-        # Every frame arrives; a browser that shares two cores with other tests may skip showing some of them.
-        assert steps.count(1) >= 40, numbers
-        assert sum(steps) <= 120, numbers
+        assert steps.count(1) >= 50, numbers
+        assert sum(steps) <= 70, numbers
         assert late_ms[20] < 500
         await page.evaluate("window.live.close()")
         await until(lambda: camera.open == 0, what="the source closed")
